@@ -1,0 +1,246 @@
+"""SoftEquivariance: candidate symmetries attached to a model, with strengths that are found in training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from geoeq.groups import Group, parse
+from geoeq.soft.bank import WeightBank
+from geoeq.soft.levels import LevelRow, Levels, TypedLayer, input_moments
+from geoeq.soft.tuners import Evidence, Tuner
+
+__all__ = ["Attachment", "SoftEquivariance"]
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What :meth:`SoftEquivariance.attach` found.
+
+    Attributes:
+        covered: names of the weights under control.
+        uncovered: names of the parameters that are not typed, so that nothing can be said of them.
+        unconstrained: symmetries that no covered weight can break: exact by construction, or not represented.
+    """
+
+    covered: list[str] = field(default_factory=list)
+    uncovered: list[str] = field(default_factory=list)
+    unconstrained: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"soft symmetry covers {len(self.covered)} weights"]
+        if self.uncovered:
+            lines.append(f"not covered (not typed): {', '.join(self.uncovered)}")
+        if self.unconstrained:
+            lines.append(f"no covered weight can break: {', '.join(self.unconstrained)}")
+        return "\n".join(lines)
+
+
+class SoftEquivariance(nn.Module):
+    r"""Candidate symmetries of a model, each kept only as far as the data bear it out.
+
+    Every typed weight W of the model gets the penalty :math:`\sum_k \lambda_k \tfrac12 \|W - P_k W\|^2` with one strength
+    :math:`\lambda_k` per symmetry, set by the tuner. Attach before an optimizer step is made; a saved state is loaded
+    after attaching to a model of the same shape.
+
+    Args:
+        symmetries: name of each candidate and its group, or the group's text, ``"SO2(z)"``.
+        tuner: what sets the strengths; :class:`~geoeq.soft.Evidence` by default.
+
+    Source: arXiv 2306.00356 (penalty); the step is its proximal form.
+
+    >>> from geoeq.layers import TypedLinear
+    >>> model = TypedLinear("4x0e + 4x1o", "4x1o", mode="soft")
+    >>> soft = SoftEquivariance({"rotation": "O(3)", "about z": "O2(z)"})
+    >>> print(soft.attach(model))
+    soft symmetry covers 2 weights
+    >>> [round(row.level, 6) for row in soft.levels()]
+    [0.0, 0.0]
+    """
+
+    strengths: Tensor
+    bank: WeightBank
+
+    def __init__(self, symmetries: Mapping[str, Group | str], tuner: Tuner | None = None) -> None:
+        super().__init__()
+        if not symmetries:
+            raise ValueError("symmetries must name at least one group, got none")
+        self.symmetries = {str(name): parse(group) for name, group in symmetries.items()}
+        self.tuner = Evidence() if tuner is None else tuner
+        self._layers: list[TypedLayer] = []
+
+    @property
+    def attached(self) -> bool:
+        """Whether :meth:`attach` has been called."""
+        return bool(self._layers)
+
+    def attach(self, model: nn.Module) -> Attachment:
+        """Take every typed linear map of ``model`` under control and report what is covered.
+
+        A module takes part if it has ``typed_maps()``, ``effective()`` and ``constrain(groups)``, as
+        :class:`geoeq.layers.TypedLinear` has.
+
+        Raises:
+            ValueError: if no module of the model is typed.
+        """
+        groups = list(self.symmetries.values())
+        layers = [
+            TypedLayer(name, m, groups) for name, m in model.named_modules() if hasattr(m, "typed_maps")
+        ]
+        maps = [
+            typed._replace(name=f"{layer.name}.{typed.name}".lstrip("."))
+            for layer in layers
+            for typed in layer.maps
+        ]
+        if not maps:
+            raise ValueError(
+                "model must have typed linear maps (geoeq.layers.TypedLinear) to be softened, got none"
+            )
+        object.__setattr__(self, "_model", model)  # not a submodule: the weights belong to the model alone
+        self._layers = layers
+        self.bank = WeightBank(maps, groups).to(maps[0].parameter)
+        constrained = (self.bank.codim > 0).cpu().split([len(layer.maps) for layer in layers])
+        self._constrained = {layer.name: rows for layer, rows in zip(layers, constrained, strict=True)}
+        names = list(self.symmetries)
+        self.register_buffer("strengths", self.tuner.initial(self.bank, names))
+        self.tuner.to(maps[0].parameter.device)
+        typed_ids = {id(typed.parameter) for typed in maps}
+        return Attachment(
+            covered=[typed.name for typed in maps],
+            uncovered=[name for name, p in model.named_parameters() if id(p) not in typed_ids],
+            unconstrained=[
+                name for name, c in zip(names, self.bank.codim.sum(0).tolist(), strict=True) if c == 0
+            ],
+        )
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        if self.attached:  # logarithms of strengths outrun half and single precision
+            self.strengths = self.strengths.double()
+        return self
+
+    def penalty(self) -> Tensor:
+        r"""The loss term :math:`\sum_{\ell k} \lambda_{\ell k} \tfrac12 \|W_\ell - P_k W_\ell\|^2`, a scalar.
+
+        Raises:
+            ValueError: if a strength is infinite; only :meth:`prox_step` can follow that.
+        """
+        self._need_attached()
+        if bool(torch.isinf(self.strengths).any()):
+            raise ValueError(
+                "penalty needs finite strengths, got infinity; call prox_step(optimizer) instead"
+            )
+        residuals = self.bank.squared_residuals(self.bank.flat())
+        return 0.5 * (self.strengths.to(residuals) * residuals).sum()
+
+    @torch.no_grad()
+    def prox_step(self, optimizer: Optimizer) -> None:
+        r"""The same penalty as an exact step after ``optimizer.step()``: :math:`W \leftarrow (I + \eta\sum_k\lambda_k(I - P_k))^{-1} W`.
+
+        Stable for any strength; an infinite one projects, strength 0 leaves the weight alone to the last bit.
+        :math:`\eta` is the step that the optimizer makes per unit of gradient: the learning rate, divided for Adam and
+        its kin by the root mean square of the gradients of the weight, so that strengths mean the same as in
+        :meth:`penalty`.
+        """
+        self._need_attached()
+        if bool((self.strengths == 0).all()):
+            return
+        self.bank.prox(self.strengths, step_sizes(optimizer, self.bank.parameters_))
+
+    @torch.no_grad()
+    def observe(self, loss: float | Tensor, batch_size: int, n_targets: int = 1) -> None:
+        """Let the tuner see the gradients of this step; call between ``loss.backward()`` and ``optimizer.step()``.
+
+        Args:
+            loss: mean squared error of the batch.
+            batch_size: number of samples (graphs) that were averaged.
+            n_targets: numbers predicted per sample.
+        """
+        self._need_attached()
+        if isinstance(self.tuner, Evidence):
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.bank.parameters_]
+            self.tuner.observe(
+                self.bank, self.bank.flat(grads), torch.as_tensor(loss).detach(), batch_size, n_targets
+            )
+
+    @torch.no_grad()
+    def tune(self, progress: float, n_samples: int) -> None:
+        """Let the tuner set the strengths anew; call once per epoch.
+
+        Args:
+            progress: share of the training that is done, in [0, 1].
+            n_samples: number of training samples (graphs).
+        """
+        self._need_attached()
+        self.strengths.copy_(self.tuner.update(self.bank, self.strengths, progress, n_samples))
+
+    @torch.no_grad()
+    def levels(self, *inputs: object) -> Levels:
+        r"""Level of each symmetry in each layer, from 0 = exact to 1 = no more symmetric than a random layer.
+
+        With W the weight and bias of a layer as one map: :math:`\sqrt{\|W - P W\|^2 / (f \|W\|^2)}`, where f is the share
+        that a random weight has outside the symmetric maps. A symmetry that does not constrain a layer has no row.
+
+        Args:
+            inputs: what the model is called with, for example a batch of held-out data. The norm then weighs every
+                input of a layer by its second moment on them, so that levels tell how much the break matters;
+                without inputs all weights count alike.
+        """
+        self._need_attached()
+        moments = input_moments(self._layers, self._model, inputs) if inputs else [None] * len(self._layers)
+        strengths = iter(self.strengths)
+        rows = Levels()
+        for layer, moment in zip(self._layers, moments, strict=True):
+            own = torch.stack([next(strengths) for _ in layer.maps])  # [maps of the layer, symmetries]
+            for k, (symmetry, level) in enumerate(zip(self.symmetries, layer.levels(moment), strict=True)):
+                if not math.isnan(level):
+                    least = float(own[self._constrained[layer.name][:, k], k].min())
+                    rows.append(LevelRow(layer.name, symmetry, level, least))
+        return rows
+
+    def harden(self, tolerance: float = 0.05) -> nn.Module:
+        """Make each symmetry exact whose level is at most ``tolerance`` in every layer, and return the model.
+
+        The typed maps of the model are projected and stay projected; outputs do not change where the level is 0.
+        """
+        worst: dict[str, float] = {}
+        for row in self.levels():
+            worst[row.symmetry] = max(worst.get(row.symmetry, 0.0), row.level)
+        exact = [self.symmetries[name] for name, level in worst.items() if level <= tolerance]
+        if exact:
+            for layer in self._layers:
+                layer.module.constrain(exact)  # type: ignore[operator]
+        return self._model  # type: ignore[return-value]
+
+    def _need_attached(self) -> None:
+        if not self.attached:
+            raise ValueError("SoftEquivariance is not attached to a model: call attach(model) first")
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={group}" for name, group in self.symmetries.items())
+
+
+def step_sizes(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Tensor:
+    """Step per unit of gradient that ``optimizer`` makes on each of ``parameters``, ``[maps]``, float64."""
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    missing = sum(id(p) not in groups for p in parameters)
+    if missing:
+        raise ValueError(
+            f"optimizer must hold every attached weight, {missing} of {len(parameters)} are missing"
+        )
+    rates = [groups[id(p)]["lr"] for p in parameters]
+    steps = torch.tensor([float(rate) for rate in rates], dtype=torch.float64, device=parameters[0].device)
+    states = [optimizer.state.get(p, {}) for p in parameters]
+    if not all("exp_avg_sq" in state for state in states):
+        return steps
+    sums = torch.stack(torch._foreach_norm([state["exp_avg_sq"] for state in states], 1)).double()
+    sizes = torch.tensor([p.numel() for p in parameters], dtype=torch.float64, device=steps.device)
+    group = groups[id(parameters[0])]
+    count = float(states[0]["step"])
+    mean_square = sums / sizes / (1.0 - group["betas"][1] ** count)
+    return steps / (mean_square.sqrt() + group["eps"])
