@@ -1,7 +1,8 @@
 """Message-passing layers and the models made of them; imported as ``geoeq.layers``."""
 
-if __name__ == "layers":
-    raise ImportError("this folder is the package geoeq.layers: import geoeq.layers, not layers")
+# One file must never become two modules: isinstance would be false between the copies.
+if __name__ != "geoeq.layers":
+    raise ImportError(f"this folder is the package geoeq.layers: import geoeq.layers instead of {__name__}")
 
 from geoeq.layers.egnn import EGNN, EGNNConv
 from geoeq.layers.typed_linear import TypedLinear

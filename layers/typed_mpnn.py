@@ -65,7 +65,7 @@ class TypedConv(nn.Module):
     ) -> None:
         super().__init__()
         irreps = scalars_first(irreps)
-        self.irreps, self.edge_dim, self.parts = irreps, edge_dim, parts
+        self.width, self.edge_dim, self.parts = irreps.dim, edge_dim, parts
         self.edge_gate, self.node_gate = NormGate(irreps), NormGate(irreps)
         hidden, message = self.edge_gate.irreps_in, self.edge_gate.irreps_out
         options: dict[str, Any] = {"mode": mode, "group": group}
@@ -88,7 +88,7 @@ class TypedConv(nn.Module):
         edge_attr: Tensor | None = None,
         part: Tensor | None = None,
     ) -> Tensor:
-        check_graph(pos, edge_index, edge_attr, self.edge_dim, h=h, width=self.irreps.dim)
+        check_graph(pos, edge_index, edge_attr, self.edge_dim, h=h, width=self.width)
         sender, receiver = edge_index[0], edge_index[1]
         away = pos[sender] - pos[receiver]  # [E, 3]
         geometry = torch.cat([away, away.square().sum(1, keepdim=True)], dim=1)

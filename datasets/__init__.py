@@ -1,0 +1,24 @@
+"""Data sets and simulators; imported as ``geoeq.datasets``.
+
+From the root of a checkout this folder is also found as plain ``datasets``, the name of a well-known package.
+Then it steps aside: the installed package of that name is loaded instead, else an ``ImportError`` is raised.
+"""
+
+if __name__ == "geoeq.datasets":
+    from geoeq.datasets.nbody import NBody
+
+    __all__ = ["NBody"]
+else:
+    import sys
+    from importlib.machinery import PathFinder
+    from importlib.util import module_from_spec
+    from pathlib import Path
+
+    _here = Path(__file__).resolve().parent.parent
+    _spec = PathFinder.find_spec(__name__, [entry for entry in sys.path if Path(entry).resolve() != _here])
+    if _spec is None or _spec.loader is None or not _spec.has_location:
+        raise ImportError(
+            f"this folder is the package geoeq.datasets: import geoeq.datasets instead of {__name__}"
+        )
+    sys.modules[__name__] = module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[__name__])

@@ -1,0 +1,8 @@
+"""N-body systems: a fast batched simulator with symmetry knobs, and the data set built on it."""
+
+from geoeq.datasets.nbody.dataset import NBody
+from geoeq.datasets.nbody.integrator import Trajectories, integrate
+from geoeq.datasets.nbody.protocol import SYSTEMS, Protocol
+from geoeq.datasets.nbody.simulator import initial_conditions, simulate
+
+__all__ = ["SYSTEMS", "NBody", "Protocol", "Trajectories", "initial_conditions", "integrate", "simulate"]

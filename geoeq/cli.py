@@ -1,0 +1,113 @@
+"""The command ``geoeq``: fit, validate, test, predict and compare."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import geoeq
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "fit": "train one network; leaves runs/NAME/STAMP with checkpoints, tables and report.html",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split: error, equivariance, levels",
+    "predict": "write the predictions of a checkpoint for the test split",
+    "compare": "train the same network exact, soft and free, and print one table",
+}
+EXAMPLES = """examples:
+  geoeq compare --config configs/nbody.yaml
+  geoeq fit --config configs/nbody.yaml --data.field 2.0 --model.lr 5e-4
+  geoeq fit --config configs/nbody.yaml --ckpt_path last       go on after an interruption
+  geoeq test --config configs/nbody.yaml --ckpt_path best
+  geoeq fit --help                                             every option
+"""
+INTERRUPTED = 130
+WRONG = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0, 2 for anything wrong with what was given, 130 after Ctrl-C.
+
+    What is wrong is told in one line on stderr; ``GEOEQ_TRACEBACK=1`` shows where it was found.
+    """
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: geoeq COMMAND [OPTIONS]\n")
+        print("\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items()) + "\n\n" + EXAMPLES, end="")
+        return 0
+    if args[0] == "--version":
+        print(f"geoeq {geoeq.__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        return _fail(f"command must be one of {', '.join(COMMANDS)}, got {args[0]}")
+    try:
+        return _run(args[0], [_shipped(a) for a in args[1:]])
+    except KeyboardInterrupt:
+        print("geoeq: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as end:  # the parser's own way out, for example after --help
+        return int(end.code or 0) if not isinstance(end.code, str) else _fail(end.code)
+    except (argparse.ArgumentError, ValueError, OSError, TypeError) as error:
+        if os.environ.get("GEOEQ_TRACEBACK"):
+            raise
+        return _fail(getattr(error, "message", None) or str(error))
+    except ModuleNotFoundError as error:
+        return _fail(f"{error.name} is not installed; pip install 'geoeq[train]'")
+
+
+def _run(command: str, args: list[str]) -> int:
+    from geoeq.forecast.command import ForecastCLI, quieten
+
+    quieten()
+    if command == "compare":
+        return _compare(args)
+    cli = ForecastCLI([command, *args])
+    if cli.trainer.interrupted:
+        again = " ".join(["geoeq", command, *args, "--ckpt_path last"])
+        print(f"geoeq: interrupted; go on with: {again}", file=sys.stderr)
+        return INTERRUPTED
+    print(f"geoeq: {command} done, see {cli.folder}", file=sys.stderr)
+    return 0
+
+
+def _compare(args: list[str]) -> int:
+    from geoeq.forecast.compare import MODES, compare
+
+    parser = argparse.ArgumentParser("geoeq compare", description=COMMANDS["compare"], exit_on_error=False)
+    parser.add_argument("--modes", nargs="+", default=list(MODES), help="of exact, soft, free")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one training per mode and seed")
+    parser.add_argument("--name", default="nbody", help="name of the experiment")
+    parser.add_argument("--runs", default="runs", help="folder of all runs")
+    own, rest = parser.parse_known_args(args)
+    compare(rest, modes=own.modes, seeds=own.seeds, name=own.name, runs=own.runs)
+    return 0
+
+
+def _shipped(argument: str) -> str:
+    """A configuration of the package, where ``configs/NAME.yaml`` is asked for and no such file lies here."""
+    head, sign, value = argument.rpartition("=")
+    path = Path(value)
+    if (
+        path.suffix not in (".yaml", ".yml")
+        or path.exists()
+        or len(path.parts) != 2
+        or path.parts[0] != "configs"
+    ):
+        return argument
+    inside = files("geoeq") / "configs" / path.name
+    return f"{head}{sign}{inside}" if inside.is_file() else argument
+
+
+def _fail(message: str) -> int:
+    print(f"geoeq: error: {' '.join(message.split())}", file=sys.stderr)
+    return WRONG
+
+
+if __name__ == "__main__":
+    sys.exit(main())

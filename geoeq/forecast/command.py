@@ -1,0 +1,122 @@
+"""``geoeq fit``, ``validate``, ``test`` and ``predict``: LightningCLI, with a folder of its own for every run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from geoeq.forecast.datamodule import NBodyData
+from geoeq.forecast.module import ForecastModule
+from geoeq.forecast.recorder import Recorder
+from geoeq.forecast.runs import checkpoint, new_folder
+
+__all__ = ["ForecastCLI", "quieten"]
+
+
+class ForecastCLI(LightningCLI):
+    """Command line of one run.
+
+    Options beside Lightning's own: ``--name`` and ``--runs`` choose the folder ``runs/name/stamp``;
+    ``--ckpt_path last`` (or ``best``) finds the newest run of that name, and ``fit`` goes on in its folder.
+    """
+
+    def __init__(self, args: list[str], *, folder: Path | None = None, label: str | None = None) -> None:
+        self.folder, self.label = folder, label
+        super().__init__(
+            ForecastModule,
+            NBodyData,
+            args=args,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False},
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, default="nbody", help="name of the experiment")
+        parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        wanted = config.get("ckpt_path")
+        if wanted is not None:
+            found = checkpoint(wanted, config.name, config.runs)
+            config.ckpt_path = str(found)
+            if found.parent.name == "checkpoints":
+                self.folder = self.folder or found.parent.parent
+        if self.folder is None:
+            self.folder = new_folder(config.name, config.runs)
+        if self.subcommand != "fit" or (self.folder / "config.yaml").exists():
+            self.save_config_callback = None  # the run keeps the configuration it was started with
+        self.label = self.label or config.name
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        assert self.folder is not None and self.label is not None
+        config = self._get(self.config_init, "trainer")
+        shows_bar = sys.stderr.isatty() and config.enable_progress_bar is not False
+        self.recorder = Recorder(self.folder, self.label, chatty=not shows_bar)
+        # the state of every epoch, after its strengths were set, and the best by validation beside it
+        keeper = ModelCheckpoint(
+            self.folder / "checkpoints",
+            filename="best",
+            monitor="val_loss",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        bar = [RichProgressBar(refresh_rate=20, leave=True)] if shows_bar else []
+        own = {
+            "callbacks": [*(config.callbacks or []), self.recorder, keeper, *bar],
+            "default_root_dir": str(self.folder),
+            "logger": False,
+            "enable_progress_bar": shows_bar,
+            "enable_model_summary": False,
+        }
+        return super().instantiate_trainer(**own, **kwargs)
+
+    def before_fit(self) -> None:
+        print(f"geoeq: run folder {self.folder}", file=sys.stderr)
+        if self.model.attachment:
+            print(f"geoeq: {self.model.attachment}", file=sys.stderr)
+
+    def after_predict(self) -> None:
+        assert self.folder is not None
+        predicted = torch.cat([part.cpu() for part in self.trainer.predict_loop.predictions])
+        graphs = self.datamodule.split("test")
+        path = self.folder / "predictions.npz"
+        shape = (len(graphs), -1, 3)
+        temporary = path.with_name(f".{path.name}.tmp.npz")
+        batch = graphs.fetch(torch.arange(len(graphs)))
+        np.savez_compressed(
+            temporary,
+            predicted=predicted.reshape(shape).numpy(),
+            target=batch.y.reshape(shape).numpy(),
+            position=batch.pos.reshape(shape).numpy(),
+        )
+        temporary.replace(path)
+        print(f"geoeq: wrote {path} with predicted, target, position, each {list(shape[:1])} x bodies x 3")
+
+
+def quieten() -> None:
+    """Leave out Lightning's remarks that tell the user nothing about this run."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for text in (
+        ".*does not have many workers.*",
+        ".*torch.jit.*",
+        ".*exists and is not empty.*",
+        ".*litlogger.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", module="lightning.*")

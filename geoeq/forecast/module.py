@@ -1,0 +1,129 @@
+"""Training of a forecasting network, with soft symmetry in the loop."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch_geometric.data import Batch
+
+from geoeq.audit import orbit_error
+from geoeq.groups import parse
+from geoeq.soft import Evidence, Fixed, Levels, SoftEquivariance, Tuner
+
+__all__ = ["ForecastModule"]
+
+AUDIT_GRAPHS = 200
+
+
+class ForecastModule(LightningModule):
+    """A network that forecasts positions, ``model(data) -> [N, 3]``, trained on the mean squared error per coordinate.
+
+    If the network has soft layers, the candidate symmetries are attached to them: the tuner sees every gradient, every
+    optimizer step is followed by the proximal step of the penalties, and the strengths are set once per epoch. An
+    exact or free network is trained without, and its levels are read off all the same.
+
+    Args:
+        model: the network.
+        symmetries: name and group of each candidate, ``{"rotation": "O(3)"}``; also what the test audits.
+        tuner: what sets the strengths; Evidence by default.
+        lr: learning rate of Adam.
+        weight_decay: its coupled weight decay.
+        cosine: whether the learning rate falls to 0 along half a cosine over the training.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        symmetries: dict[str, str] | None = None,
+        tuner: Tuner | None = None,
+        lr: float = 5e-4,
+        weight_decay: float = 1e-12,
+        cosine: bool = False,
+    ) -> None:
+        super().__init__()
+        if not lr > 0:
+            raise ValueError(f"lr must be positive, got {lr}")
+        self.model = model
+        self.lr, self.weight_decay, self.cosine = lr, weight_decay, cosine
+        self.groups = {name: parse(text) for name, text in (symmetries or {}).items()}
+        typed = [m for m in model.modules() if hasattr(m, "typed_maps")]
+        self.soften = bool(self.groups) and any(getattr(m, "mode", None) == "soft" for m in typed)
+        self.soft: SoftEquivariance | None = None
+        self.attachment = ""
+        if self.groups and typed:
+            self.soft = SoftEquivariance(self.groups, (tuner or Evidence()) if self.soften else Fixed(0.0))
+            self.attachment = str(self.soft.attach(model))
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.model(batch)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return nn.functional.mse_loss(self.model(batch), batch.y)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self._loss(batch)
+        self._last = (loss.detach(), batch.num_graphs, batch.y.numel() // max(batch.num_graphs, 1))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=batch.num_graphs)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        loss, batch_size, n_targets = self._last
+        if self.soften and self.soft is not None:
+            self.soft.observe(loss, batch_size, n_targets)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.soften and self.soft is not None:
+            self.soft.prox_step(optimizer.optimizer)
+
+    def on_train_epoch_end(self) -> None:
+        loss = float(self.trainer.callback_metrics["train_loss"])
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"train_loss must stay finite, got {loss} in epoch {self.current_epoch}: lower lr"
+            )
+        if self.soften and self.soft is not None:
+            self.soft.tune(self.progress(), len(self.trainer.datamodule.split("train")))
+
+    def progress(self) -> float:
+        """Share of the planned training that is done, in [0, 1]."""
+        return min(self.global_step / max(float(self.trainer.estimated_stepping_batches), 1.0), 1.0)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("val_loss", self._loss(batch), batch_size=batch.num_graphs)
+        if batch_idx == 0:
+            self.audit_batch = batch
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("test_mse", self._loss(batch), batch_size=batch.num_graphs)
+        if batch_idx == 0:
+            self.audit_batch = batch
+            few = Batch.from_data_list(batch.to_data_list()[:AUDIT_GRAPHS])
+            for name, group in self.groups.items():
+                error = orbit_error(self.model, few, group)
+                self.log(f"error/{name}", error, batch_size=batch.num_graphs)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.model(batch)
+
+    def levels(self) -> Levels:
+        """Levels of the candidate symmetries, weighed on the first batch of the last evaluation."""
+        if self.soft is None:
+            return Levels()
+        batch = getattr(self, "audit_batch", None)
+        return self.soft.levels() if batch is None else self.soft.levels(batch)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        if not self.cosine:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

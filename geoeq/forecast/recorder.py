@@ -1,0 +1,136 @@
+"""Callback that keeps the numbers of a run and writes them beside its checkpoints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from geoeq.forecast.module import ForecastModule
+from geoeq.forecast.report import RunRecord, TrajectorySample, write_report
+from geoeq.forecast.runs import write_csv
+
+__all__ = ["Recorder"]
+
+SNAPSHOTS = 40
+SAMPLES = 3
+METRICS = ("epoch", "step", "train_loss", "val_loss", "seconds")
+LEVELS = ("epoch", "layer", "symmetry", "level", "strength")
+
+
+class Recorder(Callback):
+    """Writes ``metrics.csv`` each epoch, ``levels.csv`` some forty times, and ``report.html`` at the end.
+
+    All rows travel in the checkpoint, so that a resumed run continues its tables without a gap or a double row.
+
+    Args:
+        folder: the run's folder.
+        name: of the run in its report.
+        chatty: whether to print a line now and then (where no progress bar is shown).
+    """
+
+    def __init__(self, folder: Path, name: str, *, chatty: bool = False) -> None:
+        self.folder, self.name, self.chatty = folder, name, chatty
+        self.metrics: list[dict[str, Any]] = []
+        self.levels: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+        self.seconds = 0.0
+        self.samples: list[TrajectorySample] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metrics": self.metrics, "levels": self.levels, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.metrics, self.levels = list(state_dict["metrics"]), list(state_dict["levels"])
+        self.seconds = state_dict["seconds"]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tick = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds += time.perf_counter() - self._tick
+        values = {
+            key: float(trainer.callback_metrics[key])
+            for key in METRICS[2:4]
+            if key in trainer.callback_metrics
+        }
+        epoch = trainer.current_epoch
+        row = {"epoch": epoch, "step": trainer.global_step, **values, "seconds": round(self.seconds, 3)}
+        self.metrics.append(row)
+        write_csv(self.folder / "metrics.csv", METRICS, self.metrics)
+        total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else SNAPSHOTS
+        if epoch % max(total // SNAPSHOTS, 1) == 0 or epoch == total - 1:
+            self._record_levels(epoch, pl_module)
+        if self.chatty and epoch % max(total // 5, 1) == 0:
+            losses = ", ".join(f"{key} {value:.5f}" for key, value in values.items())
+            print(
+                f"  {self.name}: epoch {epoch}, {losses}, {self.seconds:.0f} s", file=sys.stderr, flush=True
+            )
+
+    def _record_levels(self, epoch: int, module: LightningModule) -> None:
+        if not isinstance(module, ForecastModule) or module.soft is None:
+            return
+        for row in module.levels():
+            values = (epoch, row.layer, row.symmetry, row.level, row.strength)
+            self.levels.append(dict(zip(LEVELS, values, strict=True)))
+        write_csv(self.folder / "levels.csv", LEVELS, self.levels)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.report()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.metrics:
+            self.report()
+
+    @torch.no_grad()
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, ForecastModule):
+            return
+        values = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        self.summary = {
+            "test_mse": values["test_mse"],
+            "equivariance_error": {name: values[f"error/{name}"] for name in pl_module.groups},
+            "level": pl_module.levels().overall(),
+            "seconds": self.seconds,
+            "parameters": sum(p.numel() for p in pl_module.model.parameters()),
+        }
+        self.samples = self._draw(trainer, pl_module)
+        self.report()
+
+    def _draw(self, trainer: Trainer, module: ForecastModule) -> list[TrajectorySample]:
+        data = trainer.datamodule
+        graphs = data.split("test")
+        n = min(SAMPLES, len(graphs))
+        batch = graphs.fetch(torch.arange(n)).to(module.device)
+        predicted = module.model(batch).reshape(n, -1, 3)
+        bodies = {key: batch[key].reshape(n, -1, 3).cpu() for key in ("pos", "vel", "y")}
+        paths = data.true_paths(n)
+        horizon = graphs.protocol.dt * graphs.protocol.every * (graphs.frames[1] - graphs.frames[0])
+        return [
+            TrajectorySample(
+                position=bodies["pos"][k],
+                velocity=bodies["vel"][k],
+                target=bodies["y"][k],
+                predicted=predicted[k].cpu(),
+                true_path=paths[k],
+                horizon=horizon,
+                name=f"test graph {k}",
+            )
+            for k in range(n)
+        ]
+
+    def record(self) -> RunRecord:
+        """What a report shows of this run."""
+        return RunRecord(self.name, self.summary, self.metrics, self.levels or None, self.samples)
+
+    def report(self) -> None:
+        """Write ``report.html`` into the run's folder."""
+        config = self.folder / "config.yaml"
+        text = config.read_text(encoding="utf-8") if config.is_file() else ""
+        write_report(
+            self.folder / "report.html", title=f"geoeq: {self.name}", runs=[self.record()], config_text=text
+        )

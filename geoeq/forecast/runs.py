@@ -1,0 +1,70 @@
+"""Where a run keeps its files: ``runs/<name>/<stamp>/``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+__all__ = ["checkpoint", "new_folder", "write_csv", "write_text"]
+
+
+def new_folder(name: str, root: str | Path = "runs") -> Path:
+    """Create ``root/name/stamp``; a counter follows the stamp where two runs start in one second.
+
+    Raises:
+        PermissionError: if the folder cannot be created.
+    """
+    base = Path(root) / name / datetime.now().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(1000):
+        folder = base if attempt == 0 else base.with_name(f"{base.name}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise PermissionError(f"run folder {folder} cannot be created ({error.strerror})") from error
+    raise PermissionError(f"run folder {base} cannot be created (too many of that name)")
+
+
+def checkpoint(which: str, name: str, root: str | Path = "runs") -> Path:
+    """Path of a checkpoint: ``best`` or ``last`` of the newest run of that name which has one, or a path itself.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if which not in ("best", "last"):
+        path = Path(which)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"ckpt_path must be 'best', 'last' or a file, got {which}, which does not exist"
+            )
+        return path
+    found = sorted((Path(root) / name).glob(f"*/checkpoints/{which}.ckpt"), key=lambda p: p.parts[-3])
+    if not found:
+        raise FileNotFoundError(f"ckpt_path: no run in {Path(root) / name} has a {which} checkpoint")
+    return found[-1]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that it is never seen half-written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as CSV; a missing value becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,162 @@
+"""Tuners: the published rule, and the evidence on problems whose answer is known."""
+
+import pytest
+import torch
+
+from geoeq.groups import SO2, O, T
+from geoeq.layers import TypedLinear
+from geoeq.reps import Positions, Sum
+from geoeq.soft import Evidence, Fixed, OneShot, SoftEquivariance
+
+REP = Sum("4x0e + 6x1o", Positions(1))
+TYPES = {"rotation": O(3), "about z": SO2("z"), "translation": T(3)}
+
+
+def fit(target, *, tuner=None, noise=0.1, n=600, steps=300, seed=0):
+    """Linear regression of ``target`` on random features with a soft layer; returns its levels and strengths."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    x = torch.randn(n, REP.dim, generator=generator)
+    y = target(x) + noise * torch.randn(n, 12, generator=generator)
+    layer = TypedLinear(REP, "4x1o", mode="soft")
+    soft = SoftEquivariance(TYPES, tuner or Evidence(window=60))
+    soft.attach(layer)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    for step in range(steps):
+        index = torch.randperm(n, generator=generator)[:100]
+        loss = (layer(x[index]) - y[index]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        soft.observe(loss, 100, 12)
+        optimizer.step()
+        soft.prox_step(optimizer)
+        if step % 6 == 5:
+            soft.tune(step / steps, n)
+    strengths = dict(zip(TYPES, soft.strengths[0].tolist(), strict=True))  # of the weight
+    return soft.levels().overall(), strengths
+
+
+def exact_target(x):
+    return x[:, 4:16] * 0.5 - x[:, 10:22] * 0.2
+
+
+def along_z(size):
+    return lambda x: exact_target(x) + size * torch.tensor([0.0, 0.0, 1.0]).repeat(4) * (1 + x[:, :1])
+
+
+def across(x):
+    return exact_target(x) + 0.3 * torch.tensor([1.0, 0.0, 0.0]).repeat(4)
+
+
+def absolute(x):
+    return exact_target(x) - 0.3 * x[:, 22:25].repeat(1, 4)
+
+
+def test_nothing_is_given_up_on_symmetric_data():
+    for seed in range(3):
+        levels, strengths = fit(exact_target, seed=seed)
+        assert max(levels.values()) < 0.05
+        assert min(strengths.values()) > 100
+
+
+def test_a_field_along_z_breaks_rotations_but_not_those_about_z():
+    levels, strengths = fit(along_z(0.3))
+    assert levels["rotation"] > 0.3
+    assert levels["about z"] < 0.05
+    assert levels["translation"] < 0.05
+    assert strengths["rotation"] < 1 < strengths["about z"]
+
+
+def test_a_push_across_breaks_both_rotations():
+    levels, _ = fit(across)
+    assert levels["rotation"] > 0.2
+    assert levels["about z"] > 0.2
+    assert levels["translation"] < 0.05
+
+
+def test_absolute_positions_break_translations_alone():
+    levels, _ = fit(absolute)
+    assert levels["translation"] > 0.3
+    assert levels["rotation"] < 0.05
+
+
+def test_levels_rise_with_the_planted_break():
+    found = [fit(along_z(size))[0]["rotation"] for size in (0.0, 0.03, 0.1, 0.3, 1.0)]
+    assert found == sorted(found)
+    assert found[0] < 0.05 < found[2]
+
+
+def test_wrong_types_cost_nothing_and_pure_noise_gives_nothing_up():
+    levels, strengths = fit(lambda x: torch.zeros(len(x), 12), noise=1.0)
+    assert min(strengths.values()) > 100
+
+
+def test_evidence_waits_for_its_window_and_keeps_its_bounds():
+    layer = TypedLinear(REP, "4x1o", mode="soft")
+    soft = SoftEquivariance(TYPES, Evidence(window=50, maximum=7.0))
+    soft.attach(layer)
+    assert soft.strengths.max() == 7.0
+    before = soft.strengths.clone()
+    soft.tune(0.1, 100)
+    assert torch.equal(before, soft.strengths)
+
+
+def one_shot(residuals, **options):
+    """Strengths of OneShot after its adjustment for residuals planted in the three kinds of block."""
+    layer = TypedLinear(REP, "4x1o", bias=False, mode="soft")
+    soft = SoftEquivariance(TYPES, OneShot(100.0, **options))
+    soft.attach(layer)
+    with torch.no_grad():
+        layer.weight[0, 0] = residuals[0]  # scalar to x: breaks both rotations
+        layer.weight[2, 1] = residuals[1]  # scalar to z: breaks the full rotations only
+        layer.weight[:3, 22:25] = residuals[2] * torch.eye(
+            3
+        )  # isotropic in the position: breaks translations only
+    for progress in (0.1, 0.2, 0.3, 0.4):
+        soft.tune(progress, 100)
+    return soft, layer
+
+
+def test_one_shot_is_the_published_formula():
+    soft, _ = one_shot((0.1, 0.3, 0.2), gamma=2.0, at=0.25)
+    r = torch.tensor([0.01 + 0.09, 0.01, 3 * 0.04], dtype=torch.float64)
+    expected = 100.0 / (r / r.min()) ** 2
+    assert torch.allclose(soft.strengths[0], expected, rtol=1e-4)
+
+
+def test_one_shot_updates_once():
+    soft, layer = one_shot((0.1, 0.3, 0.2))
+    before = soft.strengths.clone()
+    with torch.no_grad():
+        layer.weight.mul_(3)
+    soft.tune(0.9, 100)
+    assert torch.equal(before, soft.strengths)
+
+
+def test_one_shot_leaves_the_largest_group_to_the_others():
+    soft, _ = one_shot((0.1, 0.3, 0.2), largest="rotation")
+    assert soft.strengths[0, 0] == 0
+    assert soft.strengths[0, 1] == pytest.approx(100.0)
+    with pytest.raises(ValueError, match="largest must be one of"):
+        SoftEquivariance(TYPES, OneShot(largest="none")).attach(TypedLinear("1o", "1o"))
+
+
+def test_one_shot_does_not_divide_by_zero():
+    soft, _ = one_shot((0.0, 0.0, 0.0))
+    assert torch.isfinite(soft.strengths).all()
+
+
+@pytest.mark.parametrize(
+    ("tuner", "message"),
+    [
+        (lambda: Fixed(-1.0), "strength must be >= 0"),
+        (lambda: OneShot(at=1.5), "at must lie"),
+        (lambda: OneShot(window=0.0), "window must lie"),
+        (lambda: Evidence(margin=0.5), "margin must be greater than 1"),
+        (lambda: Evidence(window=1), "window must be at least 2"),
+        (lambda: Evidence(rate=0.0), "rate must lie"),
+    ],
+)
+def test_bad_options(tuner, message):
+    with pytest.raises(ValueError, match=message):
+        tuner()

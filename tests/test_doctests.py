@@ -1,0 +1,23 @@
+"""Every example in a docstring of geoeq runs and is true."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import geoeq
+
+MODULES = ["geoeq", *sorted(module.name for module in pkgutil.walk_packages(geoeq.__path__, "geoeq."))]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_examples_exist():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    tests = [test for name in MODULES for test in finder.find(importlib.import_module(name))]
+    assert sum(len(test.examples) > 0 for test in tests) >= 20
