@@ -71,9 +71,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 def training_step(model: nn.Module, *, fused: bool, forward: Callable[[Batch], Tensor] | None = None) -> Step:
     """One optimiser step as a function of the batch; returns the loss."""
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused or None
-    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused or None)
     forward = model if forward is None else forward
 
     def step(data: Batch) -> Tensor:
@@ -224,9 +222,7 @@ def report(result: dict) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, help="clone of vgsatorras/egnn")
     parser.add_argument("--data", type=Path, default=Path("data/nbody"), help="folder of the data set")
     parser.add_argument("--steps", type=int, default=20_000)
@@ -238,9 +234,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--timing-only", action="store_true")
     parser.add_argument("--no-timing", action="store_true")
     parser.add_argument("--output", type=Path, help="JSON file to write")
-    parser.add_argument(
-        "--merge", type=Path, nargs="+", help="print one table from these JSON files, and stop"
-    )
+    parser.add_argument("--merge", type=Path, nargs="+", help="print one table from these JSON files, and stop")
     return parser.parse_args()
 
 

@@ -78,9 +78,7 @@ def controls(n_trajectories: int) -> list[tuple[str, float, float]]:
 
 def main() -> None:
     """Time both, print two tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, help="folder of a clone of https://github.com/vgsatorras/egnn")
     parser.add_argument("--trajectories", type=int, default=2000, help="trajectories of one timed geoeq call")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of geoeq")
@@ -101,10 +99,7 @@ def main() -> None:
     print(f"Simulator, charged, 5 bodies, {N_STEPS} steps, float64, load average {os.getloadavg()[0]:.1f}:\n")
     print("| simulator | ms per trajectory (median) | ratio |\n|---|---|---|")
     print(f"| published (vgsatorras/egnn), one at a time | {theirs:.1f} | 1 |")
-    print(
-        f"| geoeq, {n} at once, {threads} threads | {ours_per_trajectory:.3f} | "
-        f"{theirs / ours_per_trajectory:.0f} |"
-    )
+    print(f"| geoeq, {n} at once, {threads} threads | {ours_per_trajectory:.3f} | {theirs / ours_per_trajectory:.0f} |")
     print(f"\nControls on {n} trajectories:\n")
     print("| prediction of frame 40 from frame 30 | MSE | expected |\n|---|---|---|")
     for name, error, expected in controls(n):

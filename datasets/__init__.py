@@ -17,8 +17,6 @@ else:
     _here = Path(__file__).resolve().parent.parent
     _spec = PathFinder.find_spec(__name__, [entry for entry in sys.path if Path(entry).resolve() != _here])
     if _spec is None or _spec.loader is None or not _spec.has_location:
-        raise ImportError(
-            f"this folder is the package geoeq.datasets: import geoeq.datasets instead of {__name__}"
-        )
+        raise ImportError(f"this folder is the package geoeq.datasets: import geoeq.datasets instead of {__name__}")
     sys.modules[__name__] = module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[__name__])

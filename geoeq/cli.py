@@ -93,12 +93,7 @@ def _shipped(argument: str) -> str:
     """A configuration of the package, where ``configs/NAME.yaml`` is asked for and no such file lies here."""
     head, sign, value = argument.rpartition("=")
     path = Path(value)
-    if (
-        path.suffix not in (".yaml", ".yml")
-        or path.exists()
-        or len(path.parts) != 2
-        or path.parts[0] != "configs"
-    ):
+    if path.suffix not in (".yaml", ".yml") or path.exists() or len(path.parts) != 2 or path.parts[0] != "configs":
         return argument
     inside = files("geoeq") / "configs" / path.name
     return f"{head}{sign}{inside}" if inside.is_file() else argument

@@ -68,9 +68,7 @@ def null_space(gram: Tensor) -> Tensor:
         floor = values[small].abs().max().clamp(min=torch.finfo(torch.float64).eps * top)
         first = values[~small].min()
         if first < GAP * floor:
-            raise ValueError(
-                f"null space without a clear gap: eigenvalues {float(floor):.1e} and {float(first):.1e}"
-            )
+            raise ValueError(f"null space without a clear gap: eigenvalues {float(floor):.1e} and {float(first):.1e}")
     return vectors[:, small]
 
 
@@ -172,9 +170,7 @@ class Projector(nn.Module):
         return self
 
     def _block(self, out: Segment, into: Segment) -> Block:
-        return Block(
-            out, into, joint_space([pair_space(group, out.copy, into.copy) for group in self.groups])
-        )
+        return Block(out, into, joint_space([pair_space(group, out.copy, into.copy) for group in self.groups]))
 
     @property
     def dim(self) -> int:
@@ -218,13 +214,11 @@ class Projector(nn.Module):
 
     def extra_repr(self) -> str:
         groups = ", ".join(map(repr, self.groups))
-        return (
-            f"{groups}, {rep_key(self.rep_in)} -> {rep_key(self.rep_out)}, rank={self.rank}, dim={self.dim}"
-        )
+        return f"{groups}, {rep_key(self.rep_in)} -> {rep_key(self.rep_out)}, rank={self.rank}, dim={self.dim}"
 
 
 def to_rows(part: Tensor, block: Block) -> Tensor:
-    """A block ``[mul_out * d_out, mul_in * d_in]`` as one row per pair of copies, ``[mul_out * mul_in, d_out * d_in]``."""
+    """A block ``[mul_out * d_out, mul_in * d_in]``, a row per pair of copies, ``[mul_out * mul_in, d_out * d_in]``."""
     mo, mi = block.out.mul, block.into.mul
     do, di = block.out.copy.dim, block.into.copy.dim
     return part.reshape(mo, do, mi, di).transpose(1, 2).reshape(mo * mi, do * di)

@@ -310,9 +310,7 @@ def irrep_matrix(copy: IrrepCopy, rotation: Tensor) -> Tensor:
     """Matrix ``[2l+1, 2l+1]`` of an orthogonal ``rotation [3, 3]`` on an irrep, in e3nn's basis."""
     determinant = torch.det(rotation).sign()
     axis_angle = Rotation.from_matrix((determinant * rotation).double().cpu().numpy()).as_rotvec()
-    turned = torch.matrix_exp(
-        torch.einsum("a,aij->ij", torch.as_tensor(axis_angle), irrep_generators(copy.l))
-    )
+    turned = torch.matrix_exp(torch.einsum("a,aij->ij", torch.as_tensor(axis_angle), irrep_generators(copy.l)))
     return (turned * determinant.cpu() if copy.p == -1 else turned).to(rotation)
 
 

@@ -30,9 +30,7 @@ def check_graph(
     if h is not None and h.shape != (pos.shape[0], width):
         raise ValueError(f"h must be [N, {width}] with N = {pos.shape[0]}, got {list(h.shape)}")
     if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.dtype != torch.int64:
-        raise ValueError(
-            f"edge_index must be [2, E] of int64, got {list(edge_index.shape)} of {edge_index.dtype}"
-        )
+        raise ValueError(f"edge_index must be [2, E] of int64, got {list(edge_index.shape)} of {edge_index.dtype}")
     expected = [edge_index.shape[1], edge_dim]
     got = [edge_index.shape[1], 0] if edge_attr is None else list(edge_attr.shape)
     if got != expected:
@@ -45,14 +43,10 @@ def check_values(pos: Tensor, edge_index: Tensor) -> None:
     Raises:
         ValueError: naming the first argument with a value that cannot be used.
     """
-    if (
-        torch.compiler.is_compiling() or pos.is_cuda
-    ):  # reading a value back would break the graph or stall the GPU
+    if torch.compiler.is_compiling() or pos.is_cuda:  # reading a value back would break the graph or stall the GPU
         return
     if not bool(torch.isfinite(pos).all()):
-        raise ValueError(
-            f"pos must be finite, got {int((~torch.isfinite(pos)).sum())} values that are NaN or infinite"
-        )
+        raise ValueError(f"pos must be finite, got {int((~torch.isfinite(pos)).sum())} values that are NaN or infinite")
     if edge_index.numel():
         low, high = (int(v) for v in edge_index.aminmax())
         if low < 0 or high >= len(pos):

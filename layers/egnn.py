@@ -55,9 +55,7 @@ class EGNNConv(nn.Module):
     (torch.Size([2, 16]), torch.Size([2, 3]))
     """
 
-    def __init__(
-        self, hidden: int, *, edge_dim: int = 0, velocity: bool = True, update_nodes: bool = True
-    ) -> None:
+    def __init__(self, hidden: int, *, edge_dim: int = 0, velocity: bool = True, update_nodes: bool = True) -> None:
         super().__init__()
         if hidden < 1 or edge_dim < 0:
             raise ValueError(f"hidden must be >= 1 and edge_dim >= 0, got {hidden} and {edge_dim}")
@@ -226,11 +224,7 @@ class EGNN(nn.Module):
         return pos
 
     def _node_input(self, data: Data, pos: Tensor, vel: Tensor | None) -> Tensor:
-        speed = (
-            pos.new_ones(pos.shape[0], 1)
-            if vel is None
-            else torch.linalg.vector_norm(vel, dim=1, keepdim=True)
-        )
+        speed = pos.new_ones(pos.shape[0], 1) if vel is None else torch.linalg.vector_norm(vel, dim=1, keepdim=True)
         if not self.node_dim:
             return speed
         if data.x is None or data.x.shape != (pos.shape[0], self.node_dim):

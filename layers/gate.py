@@ -46,9 +46,7 @@ class NormGate(nn.Module):
         self.irreps_out = self.irreps_in
 
     def forward(self, x: Tensor) -> Tensor:
-        scalars, gates, rest = x.split(
-            [self.scalars, self.copies, x.shape[-1] - self.scalars - self.copies], dim=-1
-        )
+        scalars, gates, rest = x.split([self.scalars, self.copies, x.shape[-1] - self.scalars - self.copies], dim=-1)
         if not self.copies:
             return nn.functional.silu(scalars)
         sizes, gated = [], []

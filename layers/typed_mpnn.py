@@ -38,8 +38,8 @@ class TypedConv(nn.Module):
         mode: ``"exact"``, ``"soft"`` or ``"free"``, see :class:`~geoeq.layers.TypedLinear`.
         group: the symmetry of exact mode; E(3) by default.
 
-    Shapes: ``h [N, irreps.dim]``, ``pos [N, 3]``, ``edge_index [2, E]`` (sender, receiver), ``edge_attr [E, edge_dim]``,
-    ``part [N]``; returns ``[N, irreps.dim]``.
+    Shapes: ``h [N, irreps.dim]``, ``pos [N, 3]``, ``edge_index [2, E]`` (sender, receiver),
+    ``edge_attr [E, edge_dim]``, ``part [N]``; returns ``[N, irreps.dim]``.
 
     Symmetry: exact mode commutes with ``group``; relative error below 1e-10 in float64 and 1e-5 in float32.
 
@@ -97,9 +97,7 @@ class TypedConv(nn.Module):
             edge.append(edge_attr)
         if self.parts:
             if part is None or part.shape != pos.shape[:1]:
-                raise ValueError(
-                    f"part must be [N] = [{len(pos)}], got {None if part is None else list(part.shape)}"
-                )
+                raise ValueError(f"part must be [N] = [{len(pos)}], got {None if part is None else list(part.shape)}")
             crosses = part[sender] != part[receiver]
             outside = crosses.unsqueeze(1).to(geometry)
             edge = [geometry * (1 - outside), *edge[1:], geometry * outside]
@@ -139,8 +137,8 @@ class TypedMPNN(nn.Module):
             exact only in exact mode. None: nodes are interchangeable by construction.
         parts: whether edges inside and between parts are told apart (``data.part``).
 
-    Shapes: ``model(data) -> [N, 3]`` from ``data.pos [N, 3]``, ``vel [N, 3]``, ``charge [N, 1]``, ``edge_index [2, E]``,
-    ``edge_attr [E, edge_dim]``, and ``part [N]`` with parts.
+    Shapes: ``model(data) -> [N, 3]`` from ``data.pos [N, 3]``, ``vel [N, 3]``, ``charge [N, 1]``,
+    ``edge_index [2, E]``, ``edge_attr [E, edge_dim]``, and ``part [N]`` with parts.
 
     Symmetry: exact mode commutes with ``group`` and with permutations; relative error below 1e-10 in float64.
 
@@ -177,7 +175,7 @@ class TypedMPNN(nn.Module):
         if n_nodes is not None:
             nodes = Nodes(n_nodes, Irreps([(irreps.count("0e"), "0e")]))
             self.identity = TypedLinear("1x0e", nodes, bias=False, mode=mode, group=S(n_nodes))
-        self.n_nodes = n_nodes
+        self.n_nodes, self.edge_dim = n_nodes, edge_dim
         self.convs = nn.ModuleList(
             TypedConv(irreps, edge_dim=edge_dim, parts=parts, mode=mode, group=exact) for _ in range(n_layers)
         )
@@ -185,20 +183,21 @@ class TypedMPNN(nn.Module):
 
     def forward(self, data: Data) -> Tensor:
         pos, vel = data.pos, data.vel
-        check_graph(pos, data.edge_index, data.edge_attr, self.convs[0].edge_dim, vel=vel)
+        check_graph(pos, data.edge_index, data.edge_attr, self.edge_dim, vel=vel)
         check_values(pos, data.edge_index)
         h = self.embed(torch.cat([data.charge, vel.square().sum(1, keepdim=True), vel, pos], dim=1))
-        if self.identity is not None:
-            h = h + self._identities(len(pos), h)
+        if self.identity is not None and self.n_nodes is not None:
+            h = h + node_identities(self.identity, self.n_nodes, h)
         part = data.part if "part" in data else None
         for conv in self.convs:
             h = conv(h, pos, data.edge_index, data.edge_attr, part)
         return pos + self.readout(h)
 
-    def _identities(self, n: int, h: Tensor) -> Tensor:
-        """Learned identity of each node, ``[N, irreps.dim]``, for graphs of ``n_nodes`` consecutive nodes."""
-        if n % self.n_nodes:
-            raise ValueError(f"data must have graphs of n_nodes={self.n_nodes} nodes, got {n} nodes in all")
-        table = self.identity(h.new_ones(1)).reshape(-1, self.n_nodes).T  # [n_nodes, scalars]
-        padded = nn.functional.pad(table, (0, h.shape[1] - table.shape[1]))
-        return padded.repeat(n // self.n_nodes, 1)
+
+def node_identities(identity: TypedLinear, n_nodes: int, h: Tensor) -> Tensor:
+    """Learned identity of each node, shaped like ``h [N, irreps.dim]``, for graphs of ``n_nodes`` consecutive nodes."""
+    if len(h) % n_nodes:
+        raise ValueError(f"data must have graphs of n_nodes={n_nodes} nodes, got {len(h)} nodes in all")
+    table = identity(h.new_ones(1)).reshape(-1, n_nodes).T  # [n_nodes, scalars]
+    padded = nn.functional.pad(table, (0, h.shape[1] - table.shape[1]))
+    return padded.repeat(len(h) // n_nodes, 1)

@@ -229,14 +229,10 @@ class NBody(InMemoryDataset):
         rows = torch.as_tensor(list(chosen.indices()), dtype=torch.int64)
         result = copy.copy(self)
         result._indices = None
-        result._set_block(
-            {name: value[rows] for name, value in self._block.items()} | {"part": self._part.clone()}
-        )
+        result._set_block({name: value[rows] for name, value in self._block.items()} | {"part": self._part.clone()})
         return result
 
     def to(self, device: int | str | torch.device) -> NBody:
         """Move all tensors: :meth:`fetch` then takes an index on that device and returns batches there."""
-        self._set_block(
-            {name: value.to(device) for name, value in (self._block | {"part": self._part}).items()}
-        )
+        self._set_block({name: value.to(device) for name, value in (self._block | {"part": self._part}).items()})
         return self

@@ -59,9 +59,7 @@ class PairForce:
         clip: ``"component"`` or ``"norm"``.
     """
 
-    def __init__(
-        self, system: System, positions: np.ndarray, coupling: np.ndarray, limit: float, clip: str
-    ) -> None:
+    def __init__(self, system: System, positions: np.ndarray, coupling: np.ndarray, limit: float, clip: str) -> None:
         _, n_bodies, width = positions.shape
         n_pairs = n_bodies * (n_bodies - 1) // 2
         self.system, self.coupling, self.limit, self.clip = system, coupling, limit, clip

@@ -122,9 +122,7 @@ def integrate(
         list(pool.map(run, range(0, n_trajectories, width)))
     finite = np.isfinite(frames[0][:, -1]).all(axis=(1, 2))
     if not finite.all():
-        raise ValueError(
-            f"trajectory {int(finite.argmin())} became non-finite: bodies at one place, or dt too large"
-        )
+        raise ValueError(f"trajectory {int(finite.argmin())} became non-finite: bodies at one place, or dt too large")
     part = torch.from_numpy(part_ids(n)) if protocol.rigid_parts else torch.zeros(n, dtype=torch.int64)
     times = torch.arange(1, protocol.n_frames + 1, dtype=torch.float64) * (protocol.every * protocol.dt)
     pos_frames, vel_frames = (torch.from_numpy(values) for values in frames)

@@ -35,9 +35,7 @@ def transform(group: Group, element: Tensor, data: Data) -> Data:
         moved.edge_index = first + order[data.edge_index % group.n]
         if "part" in data:
             moved.part = (
-                group.act(element, data.part.unsqueeze(1).to(data.pos), position=False)
-                .squeeze(1)
-                .to(data.part)
+                group.act(element, data.part.unsqueeze(1).to(data.pos), position=False).squeeze(1).to(data.part)
             )
         return moved
     for name in (*POSITIONS, *VECTORS):

@@ -61,7 +61,8 @@ class ForecastCLI(LightningCLI):
         self.label = self.label or config.name
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        assert self.folder is not None and self.label is not None
+        assert self.folder is not None
+        assert self.label is not None
         config = self._get(self.config_init, "trainer")
         shows_bar = sys.stderr.isatty() and config.enable_progress_bar is not False
         self.recorder = Recorder(self.folder, self.label, chatty=not shows_bar)

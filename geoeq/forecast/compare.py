@@ -48,7 +48,7 @@ def compare(
     """Train, test at the best validation epoch, print the table, and write ``comparison.csv`` and ``report.html``.
 
     Args:
-        args: what ``geoeq fit`` would be given, ``["--config", "configs/nbody.yaml"]``; the network must have a ``mode``.
+        args: what ``geoeq fit`` would be given, ``["--config", "configs/nbody.yaml"]``; the network has a ``mode``.
         modes: of ``"exact"``, ``"soft"``, ``"free"``.
         seeds: one training per mode and seed.
         name: of the experiment.
@@ -56,9 +56,7 @@ def compare(
     """
     wrong = [mode for mode in modes if mode not in MODES]
     if wrong or not modes or not seeds:
-        raise ValueError(
-            f"modes must be of {list(MODES)} and seeds given, got {list(modes)} and {list(seeds)}"
-        )
+        raise ValueError(f"modes must be of {list(MODES)} and seeds given, got {list(modes)} and {list(seeds)}")
     folder = new_folder(name, runs)
     print(f"geoeq: {len(modes) * len(seeds)} trainings in {folder}", file=sys.stderr, flush=True)
     records, first_config = [], None
@@ -73,9 +71,7 @@ def compare(
     write_csv(folder / "comparison.csv", columns, rows)
     text = first_config.read_text(encoding="utf-8") if first_config and first_config.is_file() else ""
     note = "The same network, data, number of steps and seeds; only the symmetry of its linear maps differs."
-    write_report(
-        folder / "report.html", title=f"geoeq compare: {name}", runs=records, config_text=text, notes=[note]
-    )
+    write_report(folder / "report.html", title=f"geoeq compare: {name}", runs=records, config_text=text, notes=[note])
     _print(rows)
     print(f"geoeq: report in {folder / 'report.html'}", file=sys.stderr)
     return Comparison(folder, records, rows)
@@ -97,9 +93,7 @@ def _mean_row(mode: str, records: Sequence[RunRecord]) -> dict[str, Any]:
     row = {"mode": mode, "test_mse": statistics.fmean(errors), "std_mse": statistics.pstdev(errors)}
     for key, title in (("equivariance_error", "error"), ("level", "level")):
         for symmetry in records[0].summary[key]:
-            row[f"{title}: {symmetry}"] = statistics.fmean(
-                record.summary[key][symmetry] for record in records
-            )
+            row[f"{title}: {symmetry}"] = statistics.fmean(record.summary[key][symmetry] for record in records)
     row["seconds"] = statistics.fmean(record.summary["seconds"] for record in records)
     return row
 
@@ -107,9 +101,7 @@ def _mean_row(mode: str, records: Sequence[RunRecord]) -> dict[str, Any]:
 def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     """One table; the lowest test error is marked."""
     symmetries = [key.removeprefix("level: ") for key in rows[0] if key.startswith("level: ")]
-    table = Table(
-        title="same network, data, steps and seeds", caption="level and equivariance error: 0 is exact"
-    )
+    table = Table(title="same network, data, steps and seeds", caption="level and equivariance error: 0 is exact")
     table.add_column("mode")
     table.add_column("test MSE", justify="right")
     for symmetry in symmetries:

@@ -38,13 +38,12 @@ class EpochBatches(Sampler[Tensor]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Tensor]:
+        # A generator, so that the epoch is read at the first batch: a resumed run is told it after iter().
         if self.seed is None:
             order = torch.arange(self.n)
         else:
-            order = torch.randperm(
-                self.n, generator=torch.Generator().manual_seed((self.seed << 20) + self.epoch)
-            )
-        return iter(order.split(self.batch_size)[: len(self)])
+            order = torch.randperm(self.n, generator=torch.Generator().manual_seed((self.seed << 20) + self.epoch))
+        yield from order.split(self.batch_size)[: len(self)]
 
     def __len__(self) -> int:
         return -(-self.n // self.batch_size) if self.seed is None else self.n // self.batch_size
@@ -97,9 +96,7 @@ class NBodyData(LightningDataModule):
 
     def _loader(self, name: str, batch_size: int, seed: int | None = None) -> DataLoader:
         graphs = self.split(name)
-        return DataLoader(
-            _Batches(graphs), sampler=EpochBatches(len(graphs), batch_size, seed), batch_size=None
-        )
+        return DataLoader(_Batches(graphs), sampler=EpochBatches(len(graphs), batch_size, seed), batch_size=None)
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", self.batch_size, self.shuffle_seed)
@@ -114,7 +111,7 @@ class NBodyData(LightningDataModule):
         return self._loader("test", self.eval_batch_size)
 
     def true_paths(self, n: int) -> Tensor:
-        """Positions of the first ``n`` test graphs from the input to the target, ``[n, T, bodies, 3]``, about 10 per frame."""
+        """Positions of the first ``n`` test graphs from input to target, ``[n, T, bodies, 3]``, some 10 per frame."""
         graphs = self.split("test")
         finer = next(k for k in (10, 5, 4, 2, 1) if graphs.protocol.every % k == 0)
         protocol = replace(graphs.protocol, every=graphs.protocol.every // finer)

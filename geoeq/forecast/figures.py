@@ -57,9 +57,7 @@ def loss_section(runs: Sequence[RunRecord]) -> str:
                 continue
             epochs, means, n_bad = _epoch_means(rows, column)
             if n_bad:
-                remarks.append(
-                    f"{run.name}: {kind} losses that are not finite and positive, left out: {n_bad}."
-                )
+                remarks.append(f"{run.name}: {kind} losses that are not finite and positive, left out: {n_bad}.")
             if np.isfinite(means).any():
                 drawn[kind].append((index, epochs, means))
     html = "".join(f'<p class="note">{escape(remark)}</p>' for remark in remarks)

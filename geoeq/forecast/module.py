@@ -76,9 +76,7 @@ class ForecastModule(LightningModule):
         if self.soften and self.soft is not None:
             self.soft.observe(loss, batch_size, n_targets)
 
-    def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
-    ) -> None:
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.soften and self.soft is not None:
             self.soft.prox_step(optimizer.optimizer)
@@ -86,11 +84,10 @@ class ForecastModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         loss = float(self.trainer.callback_metrics["train_loss"])
         if not math.isfinite(loss):
-            raise ValueError(
-                f"train_loss must stay finite, got {loss} in epoch {self.current_epoch}: lower lr"
-            )
+            raise ValueError(f"train_loss must stay finite, got {loss} in epoch {self.current_epoch}: lower lr")
         if self.soften and self.soft is not None:
-            self.soft.tune(self.progress(), len(self.trainer.datamodule.split("train")))
+            graphs = self.trainer.datamodule.split("train")  # type: ignore[attr-defined]
+            self.soft.tune(self.progress(), len(graphs))
 
     def progress(self) -> float:
         """Share of the planned training that is done, in [0, 1]."""

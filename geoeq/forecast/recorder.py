@@ -53,11 +53,7 @@ class Recorder(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds += time.perf_counter() - self._tick
-        values = {
-            key: float(trainer.callback_metrics[key])
-            for key in METRICS[2:4]
-            if key in trainer.callback_metrics
-        }
+        values = {key: float(trainer.callback_metrics[key]) for key in METRICS[2:4] if key in trainer.callback_metrics}
         epoch = trainer.current_epoch
         row = {"epoch": epoch, "step": trainer.global_step, **values, "seconds": round(self.seconds, 3)}
         self.metrics.append(row)
@@ -67,9 +63,7 @@ class Recorder(Callback):
             self._record_levels(epoch, pl_module)
         if self.chatty and epoch % max(total // 5, 1) == 0:
             losses = ", ".join(f"{key} {value:.5f}" for key, value in values.items())
-            print(
-                f"  {self.name}: epoch {epoch}, {losses}, {self.seconds:.0f} s", file=sys.stderr, flush=True
-            )
+            print(f"  {self.name}: epoch {epoch}, {losses}, {self.seconds:.0f} s", file=sys.stderr, flush=True)
 
     def _record_levels(self, epoch: int, module: LightningModule) -> None:
         if not isinstance(module, ForecastModule) or module.soft is None:
@@ -102,7 +96,7 @@ class Recorder(Callback):
         self.report()
 
     def _draw(self, trainer: Trainer, module: ForecastModule) -> list[TrajectorySample]:
-        data = trainer.datamodule
+        data = trainer.datamodule  # type: ignore[attr-defined]
         graphs = data.split("test")
         n = min(SAMPLES, len(graphs))
         batch = graphs.fetch(torch.arange(n)).to(module.device)
@@ -131,6 +125,4 @@ class Recorder(Callback):
         """Write ``report.html`` into the run's folder."""
         config = self.folder / "config.yaml"
         text = config.read_text(encoding="utf-8") if config.is_file() else ""
-        write_report(
-            self.folder / "report.html", title=f"geoeq: {self.name}", runs=[self.record()], config_text=text
-        )
+        write_report(self.folder / "report.html", title=f"geoeq: {self.name}", runs=[self.record()], config_text=text)

@@ -69,9 +69,7 @@ def _head(columns: Sequence[Column]) -> str:
             above += f'<th scope="colgroup" colspan="{len(names)}" class="group">{GROUPS[group]}</th>'
             below += "".join(f'<th scope="col"{_border(k)}>{name}</th>' for k, name in enumerate(names))
         else:
-            above += "".join(
-                f'<th scope="col" rowspan="2"{_border(k)}>{name}</th>' for k, name in enumerate(names)
-            )
+            above += "".join(f'<th scope="col" rowspan="2"{_border(k)}>{name}</th>' for k, name in enumerate(names))
     return f'<tr><th class="corner" rowspan="2">run</th>{above}</tr><tr>{below}</tr>'
 
 
@@ -79,9 +77,7 @@ def _border(place_in_group: int) -> str:
     return ' class="first"' if place_in_group == 0 else ""
 
 
-def _body_row(
-    index: int, name: str, row: Mapping[Column, float], columns: Sequence[Column], best: str
-) -> str:
+def _body_row(index: int, name: str, row: Mapping[Column, float], columns: Sequence[Column], best: str) -> str:
     dot = f'<span class="dot" style="background:var(--{run_colour(index)})"></span>'
     html = f'<th scope="row">{dot}{escape(name)}</th>'
     for _, members in groupby(columns, key=lambda column: column[0]):

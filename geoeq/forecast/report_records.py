@@ -31,9 +31,7 @@ def words(names: Sequence[str]) -> str:
 def _array(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     value = value.detach().cpu() if hasattr(value, "detach") else value
     array = np.asarray(value, dtype=np.float64)
-    if array.ndim != len(shape) or any(
-        s is not None and s != a for s, a in zip(shape, array.shape, strict=True)
-    ):
+    if array.ndim != len(shape) or any(s is not None and s != a for s, a in zip(shape, array.shape, strict=True)):
         expected = ", ".join("*" if s is None else str(s) for s in shape)
         raise ValueError(f"{name} must be [{expected}], got {list(array.shape)}")
     return array
@@ -126,9 +124,7 @@ class RunRecord:
             for (group, column), number in entries.items():
                 number = number.item() if hasattr(number, "item") else number
                 if not isinstance(number, Real):
-                    raise ValueError(
-                        f"summary of run {self.name!r}: {column} must be a number, got {number!r}"
-                    )
+                    raise ValueError(f"summary of run {self.name!r}: {column} must be a number, got {number!r}")
                 cells[group, column] = float(number)
         return cells
 

@@ -193,9 +193,7 @@ def figure_html(figure: Figure, heading: str, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]*)"', svg)
     assert box is not None
-    svg = re.sub(
-        r"<svg[^>]*>", f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(label)}">', svg, count=1
-    )
+    svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(label)}">', svg, count=1)
     # Group names repeat from panel to panel; only hashed names are ever referred to.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     return f"<figure><h4>{heading}</h4>{themed(svg)}</figure>"
@@ -208,9 +206,7 @@ def panel_grid(figures: Sequence[str], columns: str) -> str:
 
 def line_keys(entries: Sequence[tuple[str, str]]) -> str:
     """Legend of lines from pairs of a colour's name and a text."""
-    items = "".join(
-        f'<li><b class="line" style="background:var(--{c})"></b>{escape(text)}</li>' for c, text in entries
-    )
+    items = "".join(f'<li><b class="line" style="background:var(--{c})"></b>{escape(text)}</li>' for c, text in entries)
     return f'<ul class="keys">{items}</ul>'
 
 

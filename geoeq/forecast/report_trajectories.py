@@ -36,9 +36,7 @@ def trajectory_section(runs: Sequence[RunRecord], length_unit: str) -> str:
         for sample in run.trajectories:
             scenes.setdefault(sample.position.tobytes() + sample.target.tobytes(), []).append((index, sample))
     without = [run.name for run in runs if not run.trajectories]
-    note = (
-        f'<p class="note">No trajectories were recorded for {escape(words(without))}.</p>' if without else ""
-    )
+    note = f'<p class="note">No trajectories were recorded for {escape(words(without))}.</p>' if without else ""
     if not scenes:
         return note
     shown = sorted({index for scene in scenes.values() for index, _ in scene})
@@ -89,9 +87,7 @@ def _projection(scene: Scene, plane: tuple[int, int], view: str, length_unit: st
     bodies = [colour(f"body-{k % N_BODIES}") for k in range(len(start))]
     keep = thin(len(path), max(MAX_POINTS // len(start), 8))
     for k, shade in enumerate(bodies):
-        axes.plot(
-            path[keep, k, 0], path[keep, k, 1], color=shade, linewidth=4, alpha=0.45, solid_capstyle="round"
-        )
+        axes.plot(path[keep, k, 0], path[keep, k, 1], color=shade, linewidth=4, alpha=0.45, solid_capstyle="round")
         if len(bodies) <= MAX_BODIES_LISTED:
             axes.annotate(
                 f"{k + 1}",
@@ -103,9 +99,7 @@ def _projection(scene: Scene, plane: tuple[int, int], view: str, length_unit: st
                 fontsize=10,
             )
     axes.scatter(start[:, 0], start[:, 1], s=22, color=bodies, zorder=3)
-    axes.scatter(
-        target[:, 0], target[:, 1], s=120, facecolors="none", edgecolors=bodies, linewidths=1.6, zorder=3
-    )
+    axes.scatter(target[:, 0], target[:, 1], s=120, facecolors="none", edgecolors=bodies, linewidths=1.6, zorder=3)
     arrow = sample.horizon * sample.velocity[:, plane]
     axes.quiver(
         *start.T,
@@ -160,9 +154,7 @@ def _distances(scene: Scene, length_unit: str) -> str:
     axes.grid(visible=False, axis="x")
     label_axes(axes, f"distance from target ({length_unit})", "")
     few = "" if len(listed) == len(target) else f"<small>the {len(listed)} worst bodies</small>"
-    return figure_html(
-        figure, f"How far off in space {few}", "distance between prediction and target of each body"
-    )
+    return figure_html(figure, f"How far off in space {few}", "distance between prediction and target of each body")
 
 
 def _outside_note(scene: Scene, runs: Sequence[RunRecord]) -> str:
@@ -173,9 +165,7 @@ def _outside_note(scene: Scene, runs: Sequence[RunRecord]) -> str:
         finite = np.isfinite(sample.predicted).all(1)
         n_far = int((np.abs(sample.predicted[finite] - centre) > half).any(1).sum())
         if n_bad := int((~finite).sum()):
-            notes.append(
-                f"{runs[index].name}: {n_bad} of {len(finite)} predictions are not finite and are not drawn."
-            )
+            notes.append(f"{runs[index].name}: {n_bad} of {len(finite)} predictions are not finite and are not drawn.")
         if n_far:
             notes.append(f"{runs[index].name}: {n_far} of {len(finite)} predictions lie outside the picture.")
     return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)

@@ -41,9 +41,7 @@ def checkpoint(which: str, name: str, root: str | Path = "runs") -> Path:
     if which not in ("best", "last"):
         path = Path(which)
         if not path.is_file():
-            raise FileNotFoundError(
-                f"ckpt_path must be 'best', 'last' or a file, got {which}, which does not exist"
-            )
+            raise FileNotFoundError(f"ckpt_path must be 'best', 'last' or a file, got {which}, which does not exist")
         return path
     found = sorted((Path(root) / name).glob(f"*/checkpoints/{which}.ckpt"), key=lambda p: p.parts[-3])
     if not found:

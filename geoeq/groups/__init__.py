@@ -1,6 +1,7 @@
 """What can be done to space, to nodes and to parts: the groups, and :func:`parse` to read one from text."""
 
 import ast
+from collections.abc import Callable
 
 from geoeq.groups.base import Group
 from geoeq.groups.euclidean import SE, E, T
@@ -10,7 +11,7 @@ from geoeq.groups.rotations import O2, SO, SO2, O
 
 __all__ = ["E", "Group", "O", "O2", "Piecewise", "S", "SE", "SO", "SO2", "T", "parse"]
 
-_NAMES = {cls.__name__: cls for cls in (SO, O, SO2, O2, T, SE, E, S, Piecewise)}
+_NAMES: dict[str, Callable[..., Group]] = {cls.__name__: cls for cls in (SO, O, SO2, O2, T, SE, E, S, Piecewise)}
 
 
 def parse(text: str | Group) -> Group:
@@ -27,9 +28,7 @@ def parse(text: str | Group) -> Group:
     try:
         return _build(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"symmetry must be a group such as SO(3), SO2(z) or Piecewise(E(3)), got {text!r}"
-        ) from error
+        raise ValueError(f"symmetry must be a group such as SO(3), SO2(z) or Piecewise(E(3)), got {text!r}") from error
 
 
 def _build(node: ast.expr) -> Group:

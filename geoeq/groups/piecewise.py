@@ -77,9 +77,7 @@ class Piecewise(Group):
 
     def _mask(self, copy: NodeCopy, part: int) -> Tensor:
         if len(self.parts or ()) != copy.n:
-            raise ValueError(
-                f"parts must name the part of each of {copy.n} nodes, got {len(self.parts or ())}"
-            )
+            raise ValueError(f"parts must name the part of each of {copy.n} nodes, got {len(self.parts or ())}")
         inside = torch.tensor([float(p == part) for p in self.parts or ()], dtype=torch.float64)
         return torch.diag(inside)
 

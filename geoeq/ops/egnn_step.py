@@ -226,9 +226,7 @@ class _Step(torch.autograd.Function):
         if needs_pos:
             g_distance2 = g_m_in @ w.w_geometry[:, :1]
             g_offset = torch.addcmul(g_pull * gate, offset, g_distance2, value=2)
-            g_pos = g_pos + scatter_sum(g_offset, receiver, n_nodes).sub_(
-                scatter_sum(g_offset, sender, n_nodes)
-            )
+            g_pos = g_pos + scatter_sum(g_offset, receiver, n_nodes).sub_(scatter_sum(g_offset, sender, n_nodes))
         return (
             g_h,
             g_pos if needs_pos else None,

@@ -40,9 +40,10 @@ def scatter_sum(src: Tensor, index: Tensor, num_nodes: int) -> Tensor:
     tensor([3., 0., 4.])
     """
     _check(src, index)
-    # Not index_add, which is the same in eager mode: compiled for the CPU it adds row by row.
     out = src.new_zeros(num_nodes, *src.shape[1:])
-    return out.scatter_add(0, _column(index, src).expand_as(src), src)
+    if torch.compiler.is_compiling():  # index_add_ would be compiled into atomic additions, number by number
+        return out.scatter_add_(0, _column(index, src).expand_as(src), src)
+    return out.index_add_(0, index, src)
 
 
 def scatter_mean(src: Tensor, index: Tensor, num_nodes: int) -> Tensor:

@@ -45,9 +45,7 @@ class BlockKind(nn.Module):
         complements = torch.stack([space.complement() for space in spaces])  # [K, D, D]
         frame = common_frame(complements)
         forbidden = torch.einsum("dj,kde,ej->kj", frame, complements, frame).round()
-        offset = next(
-            (space.offset for space in spaces if space.offset is not None), torch.zeros(spaces[0].dim)
-        )
+        offset = next((space.offset for space in spaces if space.offset is not None), torch.zeros(spaces[0].dim))
         self.affine = bool(offset.any())
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("owner", owner, persistent=False)
@@ -138,9 +136,7 @@ class WeightBank(nn.Module):
         self.register_buffer("constrained", constrained, persistent=False)
         self.register_buffer("codim", codim, persistent=False)
         self.register_buffer("dim", dims, persistent=False)
-        entries_of = torch.repeat_interleave(
-            torch.arange(len(maps)), torch.tensor(self.sizes, dtype=torch.long)
-        )
+        entries_of = torch.repeat_interleave(torch.arange(len(maps)), torch.tensor(self.sizes, dtype=torch.long))
         self.register_buffer("map_of_entry", entries_of, persistent=False)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
@@ -185,9 +181,7 @@ class WeightBank(nn.Module):
             shrunk.append((rows - (kind.within(rows) * shrink) @ kind.frame.T).reshape(-1))
         if shrunk:
             flat.scatter_(0, self.constrained, torch.cat(shrunk))
-            pieces = [
-                piece.view_as(p) for piece, p in zip(flat.split(self.sizes), self.parameters_, strict=True)
-            ]
+            pieces = [piece.view_as(p) for piece, p in zip(flat.split(self.sizes), self.parameters_, strict=True)]
             torch._foreach_copy_([p.data for p in self.parameters_], pieces)
 
 
@@ -200,9 +194,7 @@ def _blocks_of(typed: TypedMap, d: int) -> list[tuple[tuple[Copy, Copy], Tensor]
     width = columns[-1].stop if columns else 0
     height = rows[-1].stop if rows else 0
     if typed.parameter.numel() != width * height:
-        raise ValueError(
-            f"{typed.name} must have {height} x {width} entries, got {list(typed.parameter.shape)}"
-        )
+        raise ValueError(f"{typed.name} must have {height} x {width} entries, got {list(typed.parameter.shape)}")
     entries = torch.arange(width * height).reshape(height, width)
     free = PairSpace(0, None)
     return [

@@ -44,9 +44,9 @@ class Attachment:
 class SoftEquivariance(nn.Module):
     r"""Candidate symmetries of a model, each kept only as far as the data bear it out.
 
-    Every typed weight W of the model gets the penalty :math:`\sum_k \lambda_k \tfrac12 \|W - P_k W\|^2` with one strength
-    :math:`\lambda_k` per symmetry, set by the tuner. Attach before an optimizer step is made; a saved state is loaded
-    after attaching to a model of the same shape.
+    Every typed weight W of the model gets the penalty :math:`\sum_k \lambda_k \tfrac12 \|W - P_k W\|^2` with
+    one strength :math:`\lambda_k` per symmetry, set by the tuner. Attach before an optimizer step is made; a
+    saved state is loaded after attaching to a model of the same shape.
 
     Args:
         symmetries: name of each candidate and its group, or the group's text, ``"SO2(z)"``.
@@ -89,19 +89,13 @@ class SoftEquivariance(nn.Module):
             ValueError: if no module of the model is typed.
         """
         groups = list(self.symmetries.values())
-        layers = [
-            TypedLayer(name, m, groups) for name, m in model.named_modules() if hasattr(m, "typed_maps")
-        ]
+        layers = [TypedLayer(name, m, groups) for name, m in model.named_modules() if hasattr(m, "typed_maps")]
         maps = [
-            typed._replace(name=f"{layer.name}.{typed.name}".lstrip("."))
-            for layer in layers
-            for typed in layer.maps
+            typed._replace(name=f"{layer.name}.{typed.name}".lstrip(".")) for layer in layers for typed in layer.maps
         ]
         if not maps:
-            raise ValueError(
-                "model must have typed linear maps (geoeq.layers.TypedLinear) to be softened, got none"
-            )
-        object.__setattr__(self, "_model", model)  # not a submodule: the weights belong to the model alone
+            raise ValueError("model must have typed linear maps (geoeq.layers.TypedLinear) to be softened, got none")
+        self._model = (model,)  # in a tuple, not as a submodule: the weights belong to the model alone
         self._layers = layers
         self.bank = WeightBank(maps, groups).to(maps[0].parameter)
         constrained = (self.bank.codim > 0).cpu().split([len(layer.maps) for layer in layers])
@@ -113,9 +107,7 @@ class SoftEquivariance(nn.Module):
         return Attachment(
             covered=[typed.name for typed in maps],
             uncovered=[name for name, p in model.named_parameters() if id(p) not in typed_ids],
-            unconstrained=[
-                name for name, c in zip(names, self.bank.codim.sum(0).tolist(), strict=True) if c == 0
-            ],
+            unconstrained=[name for name, c in zip(names, self.bank.codim.sum(0).tolist(), strict=True) if c == 0],
         )
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
@@ -132,15 +124,15 @@ class SoftEquivariance(nn.Module):
         """
         self._need_attached()
         if bool(torch.isinf(self.strengths).any()):
-            raise ValueError(
-                "penalty needs finite strengths, got infinity; call prox_step(optimizer) instead"
-            )
+            raise ValueError("penalty needs finite strengths, got infinity; call prox_step(optimizer) instead")
         residuals = self.bank.squared_residuals(self.bank.flat())
         return 0.5 * (self.strengths.to(residuals) * residuals).sum()
 
     @torch.no_grad()
     def prox_step(self, optimizer: Optimizer) -> None:
-        r"""The same penalty as an exact step after ``optimizer.step()``: :math:`W \leftarrow (I + \eta\sum_k\lambda_k(I - P_k))^{-1} W`.
+        r"""The same penalty as an exact step, to be made after ``optimizer.step()``.
+
+        .. math:: W \leftarrow (I + \eta\sum_k\lambda_k(I - P_k))^{-1} W
 
         Stable for any strength; an infinite one projects, strength 0 leaves the weight alone to the last bit.
         :math:`\eta` is the step that the optimizer makes per unit of gradient: the learning rate, divided for Adam and
@@ -164,9 +156,7 @@ class SoftEquivariance(nn.Module):
         self._need_attached()
         if isinstance(self.tuner, Evidence):
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.bank.parameters_]
-            self.tuner.observe(
-                self.bank, self.bank.flat(grads), torch.as_tensor(loss).detach(), batch_size, n_targets
-            )
+            self.tuner.observe(self.bank, self.bank.flat(grads), torch.as_tensor(loss).detach(), batch_size, n_targets)
 
     @torch.no_grad()
     def tune(self, progress: float, n_samples: int) -> None:
@@ -183,8 +173,9 @@ class SoftEquivariance(nn.Module):
     def levels(self, *inputs: object) -> Levels:
         r"""Level of each symmetry in each layer, from 0 = exact to 1 = no more symmetric than a random layer.
 
-        With W the weight and bias of a layer as one map: :math:`\sqrt{\|W - P W\|^2 / (f \|W\|^2)}`, where f is the share
-        that a random weight has outside the symmetric maps. A symmetry that does not constrain a layer has no row.
+        With W the weight and bias of a layer as one map: :math:`\sqrt{\|W - P W\|^2 / (f \|W\|^2)}`, where f is the
+        share that a random weight has outside the symmetric maps. A symmetry that does not constrain a layer has no
+        row.
 
         Args:
             inputs: what the model is called with, for example a batch of held-out data. The norm then weighs every
@@ -192,7 +183,7 @@ class SoftEquivariance(nn.Module):
                 without inputs all weights count alike.
         """
         self._need_attached()
-        moments = input_moments(self._layers, self._model, inputs) if inputs else [None] * len(self._layers)
+        moments = input_moments(self._layers, self._model[0], inputs) if inputs else [None] * len(self._layers)
         strengths = iter(self.strengths)
         rows = Levels()
         for layer, moment in zip(self._layers, moments, strict=True):
@@ -215,7 +206,7 @@ class SoftEquivariance(nn.Module):
         if exact:
             for layer in self._layers:
                 layer.module.constrain(exact)  # type: ignore[operator]
-        return self._model  # type: ignore[return-value]
+        return self._model[0]
 
     def _need_attached(self) -> None:
         if not self.attached:
@@ -230,9 +221,7 @@ def step_sizes(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Tensor:
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     missing = sum(id(p) not in groups for p in parameters)
     if missing:
-        raise ValueError(
-            f"optimizer must hold every attached weight, {missing} of {len(parameters)} are missing"
-        )
+        raise ValueError(f"optimizer must hold every attached weight, {missing} of {len(parameters)} are missing")
     rates = [groups[id(p)]["lr"] for p in parameters]
     steps = torch.tensor([float(rate) for rate in rates], dtype=torch.float64, device=parameters[0].device)
     states = [optimizer.state.get(p, {}) for p in parameters]

@@ -1,8 +1,9 @@
 """The read-out: how much of each symmetry each layer uses.
 
 A level compares what a symmetry forbids in a layer with what it forbids in a random layer of the same size,
-:math:`\\sqrt{r / e}`: 0 is exact, 1 no more symmetric than random. It is measured on the weights alone, or on data, where
-every weight counts as much as the features that pass through it: a small weight on a large feature is a large break.
+:math:`\\sqrt{r / e}`: 0 is exact, 1 no more symmetric than random. It is measured on the weights alone, or on data,
+where every weight counts as much as the features that pass through it: a small weight on a large
+feature is a large break.
 """
 
 from __future__ import annotations
@@ -73,12 +74,11 @@ class TypedLayer:
         self.name, self.module = name, module
         self.maps: list[TypedMap] = module.typed_maps()  # type: ignore[operator]
         self.projectors = [
-            Projector(group, Sum(*[m.rep_in for m in self.maps]), self.maps[0].rep_out).double()
-            for group in groups
+            Projector(group, Sum(*[m.rep_in for m in self.maps]), self.maps[0].rep_out).double() for group in groups
         ]
 
     def joint(self) -> Tensor:
-        """Weight and bias side by side as the forward pass uses them, ``[dim_out, dim_in (+ 1)]``, float64 on the CPU."""
+        """Weight and bias side by side as the forward pass uses them, ``[dim_out, dim_in (+ 1)]``, float64, on CPU."""
         parts = [t for t in self.module.effective() if t is not None]  # type: ignore[operator]
         return torch.cat([t.reshape(len(t), -1) for t in parts], dim=1).double().cpu()
 
@@ -109,7 +109,7 @@ def _power(weight: Tensor, moment: Tensor) -> float:
 
 
 def forbidden_share(projector: Projector, moment: Tensor) -> float:
-    """Share of the output power of a random weight that lies outside the symmetric maps, tr((I - P)(I x M)) / tr(I x M)."""
+    """Share of the output power of a random weight outside the symmetric maps, tr((I - P)(I x M)) / tr(I x M)."""
     forbidden = 0.0
     for row in projector.blocks:
         for block in row:
@@ -125,7 +125,7 @@ def forbidden_share(projector: Projector, moment: Tensor) -> float:
 
 
 def input_moments(layers: Sequence[TypedLayer], model: nn.Module, inputs: tuple[object, ...]) -> list[Tensor]:
-    """Second moments of what each layer is given, with a constant 1 appended where it has a bias, in one forward pass."""
+    """Second moments of what each layer is given, a constant 1 appended where it has a bias, in one forward pass."""
     sums: dict[int, Tensor] = {}
 
     def listen(module: nn.Module, args: tuple[Tensor, ...]) -> None:

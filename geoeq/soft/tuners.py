@@ -59,8 +59,8 @@ class Fixed(Tuner):
 class OneShot(Tuner):
     r"""The published rule: one adjustment of one strength per symmetry, in the middle of training.
 
-    With :math:`R_k = \sum_\ell \tfrac12 \|W_\ell - P_k W_\ell\|^2`, noted once per call of ``tune`` during the last part
-    before ``at`` (the note is replaced whenever one of its entries falls), the strengths become once
+    With :math:`R_k = \sum_\ell \tfrac12 \|W_\ell - P_k W_\ell\|^2`, noted once per call of ``tune`` during the last
+    part before ``at`` (the note is replaced whenever one of its entries falls), the strengths become once
 
     .. math:: \lambda_k \leftarrow \lambda_k \, / \, (R_k / \min_j R_j)^\gamma .
 
@@ -120,8 +120,8 @@ class OneShot(Tuner):
 class Evidence(Tuner):
     r"""Strengths that maximise the evidence of the training data, one per weight and symmetry.
 
-    What symmetry k forbids in a weight, c coordinates :math:`w_i`, has the prior :math:`N(0, 1/\lambda)`. To second order
-    the loss says :math:`w_i \approx q_i / h_i` with curvature :math:`h_i`; the evidence then has its maximum at
+    What symmetry k forbids in a weight, c coordinates :math:`w_i`, has the prior :math:`N(0, 1/\lambda)`. To second
+    order the loss says :math:`w_i \approx q_i / h_i` with curvature :math:`h_i`; the evidence then has its maximum at
 
     .. math:: \lambda = \frac{\bar h}{\rho - 1}, \qquad \rho = \frac1c \sum_i \frac{N \kappa\, q_i^2}{h_i}
         \quad\text{if } \rho > 1, \qquad \lambda = \infty \quad\text{else.}
@@ -187,9 +187,7 @@ class Evidence(Tuner):
         if int(self.steps) < self.window:  # type: ignore[arg-type]
             return strengths
         ratio, curvature = self.pull(bank, n_samples)
-        wanted = torch.where(
-            ratio > self.margin, curvature / (ratio - 1), torch.full_like(ratio, self.maximum)
-        )
+        wanted = torch.where(ratio > self.margin, curvature / (ratio - 1), torch.full_like(ratio, self.maximum))
         wanted = wanted.nan_to_num(self.maximum).clamp(self.floor, self.maximum)
         moved = torch.lerp(strengths.clamp(min=self.floor).log(), wanted.log(), self.rate).exp()
         return torch.where(bank.codim > 0, moved, torch.zeros_like(moved))

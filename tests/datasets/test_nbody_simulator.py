@@ -143,9 +143,7 @@ def test_same_bytes_on_any_chunk_and_thread_count(
     memory = width * n_threads * bytes_per_trajectory(n_bodies)
     part = simulate(n_trajectories, system, n_threads=n_threads, max_bytes=memory, **options)
     for name in ("pos", "vel", "charge", "coupling"):
-        assert (
-            getattr(part, name).numpy().tobytes() == getattr(whole, name)[:n_trajectories].numpy().tobytes()
-        )
+        assert getattr(part, name).numpy().tobytes() == getattr(whole, name)[:n_trajectories].numpy().tobytes()
 
 
 def test_same_bytes_in_wide_chunks():

@@ -145,9 +145,7 @@ def test_knobs_have_the_documented_size():
         protocol = Protocol(n_bodies=1, n_steps=2, every=1, dt=1e-4, **knob)
         return (integrate(pos, vel, torch.ones(1, 1, 1), protocol).vel[0, 0] - vel[0]) / 1e-4
 
-    assert torch.allclose(
-        gain(field=2.0, axis="y"), torch.tensor([[0.0, 2 * scale, 0.0]], dtype=torch.float64)
-    )
+    assert torch.allclose(gain(field=2.0, axis="y"), torch.tensor([[0.0, 2 * scale, 0.0]], dtype=torch.float64))
     assert torch.allclose(gain(trap=2.0), -2 * scale * pos[0])
     assert torch.allclose(gain(drag=2.0), -2 * scale * vel[0])
 

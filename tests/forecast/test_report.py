@@ -105,9 +105,7 @@ def record(name="soft", **changes):
 
 
 def page_of(tmp_path, runs, **options):
-    html = write_report(tmp_path / "report.html", title="A title", runs=runs, **options).read_text(
-        encoding="utf-8"
-    )
+    html = write_report(tmp_path / "report.html", title="A title", runs=runs, **options).read_text(encoding="utf-8")
     return Page(html), html
 
 
@@ -159,9 +157,7 @@ def test_levels_of_the_table_default_to_the_last_epoch(tmp_path):
 def test_page_stands_alone_and_is_small(tmp_path):
     names = [f"layers.{k}.weight_{j}" for k in range(6) for j in range(20)]
     levels = level_rows(names, ("rotation", "about the field", "translation", "permutation"), n_epochs=60)
-    runs = [
-        record(name, levels=levels, trajectories=[sample(k) for k in range(6)]) for name in ("soft", "free")
-    ]
+    runs = [record(name, levels=levels, trajectories=[sample(k) for k in range(6)]) for name in ("soft", "free")]
     page, html = page_of(tmp_path, runs, config_text="trainer:\n  max_epochs: 60", notes=["5 bodies"])
     assert len(html.encode()) < 2_000_000
     assert page.n_panels == 2 + 2 * 4 + 4 * 3
@@ -250,10 +246,7 @@ def test_page_of_many_bodies_and_frames_is_small(tmp_path):
 
 
 def test_samples_of_one_test_graph_share_a_picture(tmp_path):
-    runs = [
-        record(name, trajectories=[sample(3, error=e, name="Graph 3")])
-        for name, e in (("a", 0.1), ("b", 0.2))
-    ]
+    runs = [record(name, trajectories=[sample(3, error=e, name="Graph 3")]) for name, e in (("a", 0.1), ("b", 0.2))]
     page, _ = page_of(tmp_path, runs)
     assert page.text.count("Graph 3") == 1
     other = [runs[0], record("b", trajectories=[sample(4, name="Graph 4")])]

@@ -57,9 +57,7 @@ def test_axis_is_kept(axis):
 
 
 @pytest.mark.parametrize("group", [SO(3), SO2("z"), T(3), SE(3)], ids=repr)
-@pytest.mark.parametrize(
-    "copy", [IrrepCopy(1, -1), IrrepCopy(2, 1), TensorCopy(2, 3), TensorCopy(2, 4)], ids=repr
-)
+@pytest.mark.parametrize("copy", [IrrepCopy(1, -1), IrrepCopy(2, 1), TensorCopy(2, 3), TensorCopy(2, 4)], ids=repr)
 def test_algebra_generates_the_group(group, copy):
     if isinstance(copy, TensorCopy) and copy.d != group.n:
         pytest.skip(f"{copy} is not over the space of {group}")
@@ -72,9 +70,7 @@ def test_algebra_generates_the_group(group, copy):
 @pytest.mark.parametrize("copy", [IrrepCopy(0, -1), IrrepCopy(1, 1), IrrepCopy(3, -1)], ids=repr)
 def test_matrices_multiply_like_elements(group, copy):
     a, b = group.sample(2)
-    assert torch.allclose(
-        group.matrix(copy, a) @ group.matrix(copy, b), group.matrix(copy, a @ b), atol=1e-10
-    )
+    assert torch.allclose(group.matrix(copy, a) @ group.matrix(copy, b), group.matrix(copy, a @ b), atol=1e-10)
 
 
 def test_vectors_are_cartesian():
@@ -121,9 +117,7 @@ def test_text_is_read_back(group):
     assert hash(again) == hash(group)
 
 
-@pytest.mark.parametrize(
-    "text", ["SO(", "Foo(3)", "SO(0)", "SO2(w)", "3", "__import__('os')", "S(0)", "Piecewise(3)"]
-)
+@pytest.mark.parametrize("text", ["SO(", "Foo(3)", "SO(0)", "SO2(w)", "3", "__import__('os')", "S(0)", "Piecewise(3)"])
 def test_bad_text_is_one_clear_line(text):
     with pytest.raises(ValueError, match="symmetry must be a group"):
         parse(text)

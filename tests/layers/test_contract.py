@@ -31,11 +31,7 @@ def graph(n: int, *, seed: int = 0, edges: Tensor | None = None, dtype: torch.dt
     """A complete graph of ``n`` charged bodies in two parts, or one with the given edges."""
     generator = torch.Generator().manual_seed(seed)
     if edges is None:
-        edges = (
-            torch.tensor([(j, i) for i in range(n) for j in range(n) if i != j], dtype=torch.long)
-            .reshape(-1, 2)
-            .T
-        )
+        edges = torch.tensor([(j, i) for i in range(n) for j in range(n) if i != j], dtype=torch.long).reshape(-1, 2).T
     charge = torch.randint(0, 2, (n, 1), generator=generator).to(dtype) * 2 - 1
     return Data(
         pos=torch.randn(n, 3, generator=generator, dtype=dtype),

@@ -168,9 +168,7 @@ def test_same_initial_distribution_as_authors(authors_model):
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    n_nodes=st.integers(1, 6), hidden=st.integers(1, 9), n_layers=st.integers(1, 3), seed=st.integers(0, 99)
-)
+@given(n_nodes=st.integers(1, 6), hidden=st.integers(1, 9), n_layers=st.integers(1, 3), seed=st.integers(0, 99))
 def test_equals_dense_reference(n_nodes, hidden, n_layers, seed):
     edge_index = complete_edges(n_nodes)
     keep = torch.rand(edge_index.shape[1], generator=torch.Generator().manual_seed(seed)) < 0.6
@@ -390,6 +388,4 @@ def test_bad_sizes():
     with pytest.raises(ValueError, match="hidden must be >= 1"):
         EGNNConv(0)
     with pytest.raises(ValueError, match="vel must be None, got a tensor"):
-        EGNNConv(8, velocity=False)(
-            torch.zeros(1, 8), torch.zeros(1, 3), complete_edges(1), vel=torch.zeros(1, 3)
-        )
+        EGNNConv(8, velocity=False)(torch.zeros(1, 8), torch.zeros(1, 3), complete_edges(1), vel=torch.zeros(1, 3))

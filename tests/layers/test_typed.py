@@ -7,6 +7,7 @@ from e3nn.o3 import Irreps
 from geoeq.groups import O2, SO, E, O, Piecewise, S
 from geoeq.layers import TypedConv, TypedLinear, TypedMPNN
 from geoeq.layers.gate import NormGate
+from geoeq.layers.typed_mpnn import node_identities
 from geoeq.reps import Nodes, Positions, Sum, TensorRep
 
 REP = Sum("4x0e + 3x1o", Positions(2))
@@ -82,14 +83,14 @@ def test_gate_reads_sizes_and_keeps_directions():
 
 def test_identities_are_shared_out_by_node_number():
     model = TypedMPNN("6x0e + 2x1o", n_layers=1, n_nodes=3, mode="free")
-    table = model._identities(6, torch.zeros(6, 12))
+    table = node_identities(model.identity, 3, torch.zeros(6, 12))
     assert torch.equal(table[:3], table[3:])
     assert not torch.allclose(table[0], table[1])
     exact = TypedMPNN("6x0e + 2x1o", n_layers=1, n_nodes=3, mode="exact")
-    rows = exact._identities(3, torch.zeros(3, 12))
+    rows = node_identities(exact.identity, 3, torch.zeros(3, 12))
     assert torch.allclose(rows[0], rows[1])
     with pytest.raises(ValueError, match="n_nodes=3"):
-        model._identities(4, torch.zeros(4, 12))
+        node_identities(model.identity, 3, torch.zeros(4, 12))
 
 
 def test_nodes_rep_matches_the_group():

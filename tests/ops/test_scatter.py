@@ -68,9 +68,7 @@ def test_dtype_is_kept(reduce, dtype):
     out = reduce(src, index, 4)
     assert out.dtype == dtype
     exact = reduce(src.double(), index, 4)
-    torch.testing.assert_close(
-        out.double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps
-    )
+    torch.testing.assert_close(out.double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
 
 
 def test_mean_counts_far_in_half_precision():
@@ -113,7 +111,5 @@ def test_traces_without_graph_break(reduce):
 
 @pytest.mark.parametrize("reduce", ALL, ids=lambda f: f.__name__)
 def test_wrong_shapes(reduce):
-    with pytest.raises(
-        ValueError, match=r"index must be \[E\] and src \[E, \.\.\.\], got \[2\] and \[3, 1\]"
-    ):
+    with pytest.raises(ValueError, match=r"index must be \[E\] and src \[E, \.\.\.\], got \[2\] and \[3, 1\]"):
         reduce(torch.zeros(3, 1), torch.zeros(2, dtype=torch.int64), 4)

@@ -45,9 +45,7 @@ def test_datasets_refuse_their_folder_name_when_no_such_package_is_installed(cod
 
 
 def test_datasets_step_aside_for_an_installed_package(namesake):
-    code = (
-        "import datasets, datasets.part; print(datasets.value, datasets.__file__); assert datasets.part.value"
-    )
+    code = "import datasets, datasets.part; print(datasets.value, datasets.__file__); assert datasets.part.value"
     result = run(code, path=(namesake,))
     assert result.stdout.split() == [
         "the",

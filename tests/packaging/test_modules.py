@@ -18,10 +18,8 @@ MAY_IMPORT = {
     "geoeq.datasets": CORE | {"geoeq.datasets"},
     "geoeq.soft": CORE | {"geoeq.soft"},
     "geoeq.audit": CORE | {"geoeq.soft", "geoeq.audit"},
-    "geoeq.forecast": CORE
-    | {f"geoeq.{part}" for part in ("layers", "datasets", "soft", "audit", "forecast")},
-    "geoeq.cli": CORE
-    | {f"geoeq.{part}" for part in ("layers", "datasets", "soft", "audit", "forecast", "cli")},
+    "geoeq.forecast": CORE | {f"geoeq.{part}" for part in ("layers", "datasets", "soft", "audit", "forecast")},
+    "geoeq.cli": CORE | {f"geoeq.{part}" for part in ("layers", "datasets", "soft", "audit", "forecast", "cli")},
 }
 TRAINING_ONLY = {"lightning", "pytorch_lightning", "jsonargparse", "rich", "matplotlib"}
 MODULES = sorted(module.name for module in pkgutil.walk_packages(geoeq.__path__, "geoeq."))

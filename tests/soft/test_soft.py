@@ -33,10 +33,7 @@ def by_projectors(layer, groups):
     for typed in layer.typed_maps():
         weight = typed.parameter.reshape(len(typed.parameter), -1)
         rows.append(
-            [
-                g.projector(typed.rep_in, typed.rep_out).double().residual(weight).square().sum().item()
-                for g in groups
-            ]
+            [g.projector(typed.rep_in, typed.rep_out).double().residual(weight).square().sum().item() for g in groups]
         )
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -50,9 +47,7 @@ def test_penalty_is_the_sum_of_half_squared_residuals():
 def test_gradient_of_the_penalty_is_the_residual():
     layer, soft = attached(Fixed(1.0), {"rotation": O(3)})
     soft.penalty().backward()
-    assert torch.allclose(
-        layer.weight.grad, O(3).projector(REP, layer.rep_out).double().residual(layer.weight)
-    )
+    assert torch.allclose(layer.weight.grad, O(3).projector(REP, layer.rep_out).double().residual(layer.weight))
 
 
 def test_penalty_is_invariant_under_the_group_it_is_for():
@@ -86,9 +81,7 @@ def test_prox_step_of_several_symmetries_solves_the_joint_problem():
     after = layer.weight.detach()
     gradient = (after - before) / 0.2
     for k, group in enumerate(TYPES.values()):
-        gradient = gradient + soft.strengths[0, k] * group.projector(REP, layer.rep_out).double().residual(
-            after
-        )
+        gradient = gradient + soft.strengths[0, k] * group.projector(REP, layer.rep_out).double().residual(after)
     assert gradient.abs().max() < 1e-10
 
 
@@ -134,7 +127,7 @@ def test_strength_zero_is_the_plain_optimizer_to_the_last_bit():
 
 
 def test_optimizer_must_hold_the_weights():
-    layer, soft = attached()
+    _layer, soft = attached()
     with pytest.raises(ValueError, match="optimizer must hold every attached weight"):
         soft.prox_step(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1))
 
@@ -194,7 +187,7 @@ def test_attach_tells_what_it_cannot_cover():
 
 
 def test_the_weights_belong_to_the_model_alone():
-    layer, soft = attached()
+    _layer, soft = attached()
     assert not list(soft.parameters())
     assert not any("weight" in key for key in soft.state_dict())
 
@@ -250,9 +243,7 @@ def test_errors_are_one_clear_line():
 
 
 def test_common_frame_diagonalises_all():
-    spaces = [
-        g.projector("1o", "1o").blocks[0][0].space.complement() for g in (SO(3), O2("z"), SO2("z"), E(3))
-    ]
+    spaces = [g.projector("1o", "1o").blocks[0][0].space.complement() for g in (SO(3), O2("z"), SO2("z"), E(3))]
     frame = common_frame(torch.stack(spaces))
     for space in spaces:
         diagonal = frame.T @ space @ frame

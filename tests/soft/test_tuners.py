@@ -87,7 +87,7 @@ def test_levels_rise_with_the_planted_break():
 
 
 def test_wrong_types_cost_nothing_and_pure_noise_gives_nothing_up():
-    levels, strengths = fit(lambda x: torch.zeros(len(x), 12), noise=1.0)
+    _levels, strengths = fit(lambda x: torch.zeros(len(x), 12), noise=1.0)
     assert min(strengths.values()) > 100
 
 
@@ -109,9 +109,7 @@ def one_shot(residuals, **options):
     with torch.no_grad():
         layer.weight[0, 0] = residuals[0]  # scalar to x: breaks both rotations
         layer.weight[2, 1] = residuals[1]  # scalar to z: breaks the full rotations only
-        layer.weight[:3, 22:25] = residuals[2] * torch.eye(
-            3
-        )  # isotropic in the position: breaks translations only
+        layer.weight[:3, 22:25] = residuals[2] * torch.eye(3)  # isotropic in the position: breaks translations only
     for progress in (0.1, 0.2, 0.3, 0.4):
         soft.tune(progress, 100)
     return soft, layer

@@ -1,0 +1,1 @@
+"""The main job: train, compare and report forecasts of motion."""

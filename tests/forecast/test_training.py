@@ -1,0 +1,212 @@
+"""Training, interruption and resumption, the run folder, comparison: on a system small enough for seconds."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from geoeq.cli import main
+from geoeq.forecast.command import ForecastCLI, quieten
+from geoeq.forecast.compare import compare
+from geoeq.forecast.datamodule import EpochBatches, NBodyData
+from geoeq.forecast.runs import checkpoint, new_folder, write_csv
+
+CONFIG = """
+name: tiny
+model:
+  model:
+    class_path: geoeq.layers.TypedMPNN
+    init_args: {hidden: 4x0e + 2x1o, n_layers: 1, mode: soft}
+  symmetries: {rotation: O(3), about the field: O2(z), translation: T(3)}
+  tuner: {class_path: geoeq.soft.Evidence, init_args: {window: 4}}
+  lr: 1.0e-2
+  cosine: true
+data: {field: 4.0, frames: [0, 2], sizes: [40, 20, 20], batch_size: 10, eval_batch_size: 20}
+trainer: {accelerator: cpu, max_epochs: 4}
+"""
+
+
+class Stop(Callback):
+    """Ctrl-C in the second batch of epoch 2."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == 2 and batch_idx == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _quiet(recwarn):
+    quieten()
+
+
+def fit(*options, runs="runs") -> ForecastCLI:
+    return ForecastCLI(["fit", "--config", "tiny.yaml", f"--runs={runs}", *options])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def without_seconds(table):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in table]
+
+
+def test_a_run_leaves_everything_in_its_folder(folder):
+    cli = fit()
+    left = {str(p.relative_to(cli.folder)) for p in cli.folder.rglob("*") if p.is_file()}
+    files = {"config.yaml", "metrics.csv", "levels.csv", "report.html"}
+    assert left == files | {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert [row["epoch"] for row in rows(cli.folder / "metrics.csv")] == ["0", "1", "2", "3"]
+    levels = rows(cli.folder / "levels.csv")
+    assert {row["symmetry"] for row in levels} == {"rotation", "about the field", "translation"}
+    assert all(0 <= float(row["level"]) < 10 for row in levels)
+    assert "TypedMPNN" in (cli.folder / "config.yaml").read_text()
+    assert "TypedMPNN" in (cli.folder / "report.html").read_text()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(folder, monkeypatch):
+    straight = fit(runs="straight")
+    whole = ForecastCLI.instantiate_trainer
+
+    def stopping(self, **kwargs):
+        trainer = whole(self, **kwargs)
+        trainer.callbacks.insert(0, Stop())
+        return trainer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ForecastCLI, "instantiate_trainer", stopping)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(runs="broken")
+    broken = next(Path("broken/tiny").iterdir())
+    assert (broken / "report.html").exists()
+    assert len(rows(broken / "metrics.csv")) == 2
+    resumed = fit("--ckpt_path=last", runs="broken")
+    assert resumed.folder == broken
+    a, b = (torch.load(cli.folder / "checkpoints/last.ckpt", weights_only=True) for cli in (straight, resumed))
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    for key, value in a["state_dict"].items():
+        assert torch.equal(value, b["state_dict"][key]), key
+    for table in ("metrics.csv", "levels.csv"):
+        assert without_seconds(rows(straight.folder / table)) == without_seconds(rows(resumed.folder / table))
+
+
+def test_test_and_predict_use_the_newest_run(folder, capsys):
+    cli = fit()
+    assert main(["test", "--config", "tiny.yaml", "--ckpt_path", "best"]) == 0
+    assert main(["predict", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
+    arrays = np.load(cli.folder / "predictions.npz")
+    assert {key: value.shape for key, value in arrays.items()} == dict.fromkeys(
+        ("predicted", "target", "position"), (20, 5, 3)
+    )
+    assert "equivariance error" in (cli.folder / "report.html").read_text()
+
+
+def test_comparison_trains_the_same_network_three_times(folder, capsys):
+    args = ["--config", "tiny.yaml", "--trainer.max_epochs=2"]
+    outcome = compare(args, seeds=[0, 1], name="both", runs="runs")
+    assert [row["mode"] for row in outcome.rows] == ["exact", "soft", "free"]
+    exact = outcome.rows[0]
+    assert exact["level: rotation"] < 1e-5
+    assert exact["error: rotation"] < 1e-4
+    assert outcome.rows[2]["level: rotation"] > 0.5
+    assert len(outcome.records) == 6
+    table = rows(outcome.folder / "comparison.csv")
+    assert float(table[0]["test_mse"]) == pytest.approx(exact["test_mse"])
+    assert "free, seed 1" in (outcome.folder / "report.html").read_text()
+    assert "same network, data, steps and seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.epochs=3"], "epochs"),
+        (["--model.lr=-1"], "lr must be positive"),
+        (["--data.system=foo"], "system must be one of"),
+        (["--data.batch_size=0"], "batch_size must lie"),
+        (["--model.model.init_args.mode=hard"], "mode must be one of"),
+        (["--model.symmetries={rotation: turn}"], "symmetry must be a group"),
+        (["--ckpt_path=last"], "no run in"),
+        (["--ckpt_path=none.ckpt"], "does not exist"),
+        (["--runs=tiny.yaml"], "cannot be created"),
+        (["--data.root=tiny.yaml"], "tiny.yaml"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line_with_exit_code_2(folder, capsys, options, message):
+    assert main(["fit", "--config", "tiny.yaml", *options]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("geoeq: error:")]
+    assert len(told) == 1
+    assert message in told[0]
+
+
+def test_missing_files_and_unknown_commands(folder, capsys):
+    assert main(["fit", "--config", "nowhere.yaml"]) == 2
+    assert main(["train"]) == 2
+    assert main(["compare", "--config", "tiny.yaml", "--modes", "hard"]) == 2
+    assert capsys.readouterr().err.count("geoeq: error:") == 3
+
+
+def test_a_damaged_data_file_is_never_trained_on(folder, capsys):
+    fit()
+    stored = next(Path("data/nbody").rglob("*train*.pt"))
+    stored.write_bytes(stored.read_bytes()[:-100])
+    assert main(["fit", "--config", "tiny.yaml"]) == 2
+    assert str(stored.name) in capsys.readouterr().err
+
+
+def test_help_and_version(capsys):
+    assert main(["--help"]) == 0
+    assert main(["--version"]) == 0
+    assert "compare" in capsys.readouterr().out
+
+
+def test_shipped_configurations_are_found_anywhere(folder, capsys):
+    assert main(["fit", "--config", "configs/nbody.yaml", "--print_config"]) == 0
+    assert "TypedMPNN" in capsys.readouterr().out
+
+
+def test_order_of_batches_is_a_function_of_seed_and_epoch():
+    a, b = EpochBatches(20, 6, seed=1), EpochBatches(20, 6, seed=1)
+    a.set_epoch(3)
+    b.set_epoch(3)
+    assert torch.equal(torch.cat(list(a)), torch.cat(list(b)))
+    assert len(list(a)) == len(a) == 3
+    b.set_epoch(4)
+    assert not torch.equal(torch.cat(list(a)), torch.cat(list(b)))
+    assert torch.equal(torch.cat(list(EpochBatches(20, 6))), torch.arange(20))
+
+
+def test_true_paths_end_at_the_targets(tmp_path):
+    data = NBodyData(str(tmp_path), field=1.0, frames=[0, 2], sizes=[4, 4, 4], log=False)
+    paths, graphs = data.true_paths(3), data.split("test")
+    batch = graphs.fetch(torch.arange(3))
+    assert torch.allclose(paths[:, 0].float().reshape(-1, 3), batch.pos, atol=1e-6)
+    assert torch.allclose(paths[:, -1].float().reshape(-1, 3), batch.y, atol=1e-6)
+
+
+def test_folders_of_one_second_do_not_collide(tmp_path):
+    assert len({new_folder("a", tmp_path) for _ in range(3)}) == 3
+
+
+def test_newest_checkpoint_wins(tmp_path):
+    for stamp in ("20260101-000000", "20260102-000000"):
+        path = tmp_path / "a" / stamp / "checkpoints" / "last.ckpt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert checkpoint("last", "a", tmp_path).parts[-3] == "20260102-000000"
+
+
+def test_tables_are_written_whole(tmp_path):
+    write_csv(tmp_path / "t.csv", ["a", "b"], [{"a": 1}])
+    assert (tmp_path / "t.csv").read_text() == "a,b\n1,\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
