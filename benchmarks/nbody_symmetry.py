@@ -48,9 +48,8 @@ def table(results: list[dict[str, Any]]) -> str:
             cells = [f"{statistics.fmean(row[key] for row in rows):.4f}" for key in keys]
             seconds = statistics.fmean(row["seconds"] for row in rows)
             spread = statistics.pstdev(errors)
-            lines.append(
-                f"| {field:g} | {mode} | {statistics.fmean(errors):.5f} ± {spread:.5f} | {' | '.join(cells)} | {seconds:.0f} |"
-            )
+            error = f"{statistics.fmean(errors):.5f} ± {spread:.5f}"
+            lines.append(f"| {field:g} | {mode} | {error} | {' | '.join(cells)} | {seconds:.0f} |")
     return "\n".join(lines)
 
 

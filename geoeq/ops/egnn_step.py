@@ -6,7 +6,7 @@ zero fills and gradient additions autograd would make. :func:`egnn_step` picks.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from geoeq.ops.scatter import scatter_sum
 __all__ = ["EGNNWeights", "egnn_step"]
 
 silu_backward = torch.ops.aten.silu_backward
+Optional: TypeAlias = Any  # Tensor or None; vel and the weights tell which, so no use is guarded
 
 
 class EGNNWeights(NamedTuple):
@@ -31,13 +32,13 @@ class EGNNWeights(NamedTuple):
     w_coord: Tensor
     b_coord: Tensor
     w_coord_out: Tensor  # [1, H]
-    b_vel: Tensor | None
-    w_vel_out: Tensor | None  # [1, H]
-    b_vel_out: Tensor | None
-    b_node: Tensor | None
-    w_message: Tensor | None
-    w_node_out: Tensor | None
-    b_node_out: Tensor | None
+    b_vel: Optional
+    w_vel_out: Optional  # [1, H]
+    b_vel_out: Optional
+    b_node: Optional
+    w_message: Optional
+    w_node_out: Optional
+    b_node_out: Optional
 
 
 def egnn_step(
@@ -101,7 +102,7 @@ def _plain(
     inv_degree: Tensor,
     *weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    w = EGNNWeights(*weights)
+    w = EGNNWeights._make(weights)
     sender, receiver = edge_index[0], edge_index[1]
     from_receiver, from_sender, *rest = F.linear(h, w.w_node).split(w.w_edge.shape[0], 1)
     offset = pos.index_select(0, receiver) - pos.index_select(0, sender)
@@ -132,7 +133,7 @@ class _Step(torch.autograd.Function):
         inv_degree: Tensor,
         *weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        w = EGNNWeights(*weights)
+        w = EGNNWeights._make(weights)
         sender, receiver = edge_index[0], edge_index[1]
         n_nodes, width = pos.shape[0], w.w_edge.shape[0]
         from_receiver, from_sender, *rest = (h @ w.w_node.t()).split(width, 1)
@@ -171,7 +172,7 @@ class _Step(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative follows: let autograd see every operation
             return _plain_backward(inputs, ctx.needs_input_grad, (g_h, g_pos))
         h, pos, vel, _, edge_index, inv_degree, *weights = inputs
-        w = EGNNWeights(*weights)
+        w = EGNNWeights._make(weights)
         offset, geometry, m_in, m_mid, m_out, m, coord_in, coord_mid, gate, *inner = inner
         sender, receiver = edge_index[0], edge_index[1]
         n_nodes = pos.shape[0]
@@ -214,12 +215,12 @@ class _Step(torch.autograd.Function):
         # Short side first: the transposed product is several times slower.
         g["w_geometry"] = (geometry.t() @ g_m_in).t()
 
-        g_node_side = torch.cat([g_receiver, g_sender, *g_node_side], 1)
-        g["w_node"] = g_node_side.t() @ h
+        g_first = torch.cat([g_receiver, g_sender, *g_node_side], 1)
+        g["w_node"] = g_first.t() @ h
         if g_h is None:
-            g_h = g_node_side @ w.w_node
+            g_h = g_first @ w.w_node
         else:
-            g_h = torch.addmm(g_h, g_node_side, w.w_node)
+            g_h = torch.addmm(g_h, g_first, w.w_node)
         needs_pos, needs_vel, needs_attr = ctx.needs_input_grad[1:4]
         if needs_vel:
             g_vel = g_pos * torch.addmm(w.b_vel_out, vel_mid, w.w_vel_out.t())
@@ -239,7 +240,7 @@ class _Step(torch.autograd.Function):
 
 
 def _plain_backward(
-    inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], grads: tuple[Tensor | None, ...]
+    inputs: tuple[Any, ...], needed: tuple[bool, ...], grads: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     # Views end the search at this step: one input (a start distance) may itself be computed from another.
     views = [x.view_as(x) if need else x for x, need in zip(inputs, needed, strict=True)]

@@ -43,10 +43,15 @@ class BlockKind(nn.Module):
     def __init__(self, spaces: Sequence[PairSpace], index: Tensor, owner: Tensor) -> None:
         super().__init__()
         complements = torch.stack([space.complement() for space in spaces])  # [K, D, D]
-        frame = common_frame(complements)
+        # in coordinates that are diagonal as they stand, the proximal step needs no change of frame
+        self.aligned = bool(
+            (complements - torch.diag_embed(complements.diagonal(dim1=1, dim2=2))).abs().max() < COMMUTE
+        )
+        frame = torch.eye(spaces[0].dim, dtype=torch.float64) if self.aligned else common_frame(complements)
         forbidden = torch.einsum("dj,kde,ej->kj", frame, complements, frame).round()
         offset = next((space.offset for space in spaces if space.offset is not None), torch.zeros(spaces[0].dim))
         self.affine = bool(offset.any())
+        self.aligned = self.aligned and not self.affine
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("owner", owner, persistent=False)
         used = forbidden.amax(0) > 0  # coordinates that nobody forbids are left alone
@@ -65,6 +70,14 @@ class BlockKind(nn.Module):
     def within(self, rows: Tensor, *, centred: bool = True) -> Tensor:
         """Coordinates ``[blocks, J]`` of ``rows [blocks, D]`` along what is forbidden."""
         return (rows - self.offset if centred and self.affine else rows) @ self.frame
+
+    def shrunk(self, rows: Tensor, scaled: Tensor) -> Tensor:
+        """``rows [blocks, D]`` after the proximal step of strength times step size ``scaled [maps, symmetries]``."""
+        total = scaled @ self.forbidden  # [maps, J]
+        if self.aligned:
+            return rows * (1.0 / (1.0 + total @ self.frame.T)).index_select(0, self.owner)
+        shrink = (total / (1.0 + total)).index_select(0, self.owner)
+        return rows - (self.within(rows) * shrink) @ self.frame.T
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         # Going through float32 and back must not cost the constants their precision.
@@ -123,7 +136,7 @@ class WeightBank(nn.Module):
         codim = torch.zeros(len(maps), len(groups), dtype=torch.float64)
         for (copy_out, copy_in), entries in found.items():
             spaces = [pair_space(group, copy_out, copy_in) for group in groups]
-            if all(space.basis is None for space in spaces):
+            if all(space.rank == space.dim for space in spaces):
                 continue
             index = torch.cat([rows for _, rows in entries])
             owner = torch.cat([torch.full((len(rows),), number) for number, rows in entries])
@@ -173,12 +186,10 @@ class WeightBank(nn.Module):
         # a finite stand-in for infinity keeps 0 * infinity out of the product below
         scaled = (strengths * steps.unsqueeze(1)).clamp(max=PROJECT).nan_to_num(0.0).to(flat)
         entries = flat.index_select(0, self.constrained).split([kind.index.numel() for kind in self.kinds])
-        shrunk = []
-        for kind, values in zip(self.kinds, entries, strict=True):
-            rows = values.view_as(kind.index)
-            total = scaled @ kind.forbidden  # [maps, J]
-            shrink = (total / (1.0 + total)).index_select(0, kind.owner)
-            shrunk.append((rows - (kind.within(rows) * shrink) @ kind.frame.T).reshape(-1))
+        shrunk = [
+            kind.shrunk(values.view_as(kind.index), scaled).reshape(-1)
+            for kind, values in zip(self.kinds, entries, strict=True)
+        ]
         if shrunk:
             flat.scatter_(0, self.constrained, torch.cat(shrunk))
             pieces = [piece.view_as(p) for piece, p in zip(flat.split(self.sizes), self.parameters_, strict=True)]

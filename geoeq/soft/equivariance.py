@@ -154,7 +154,7 @@ class SoftEquivariance(nn.Module):
             n_targets: numbers predicted per sample.
         """
         self._need_attached()
-        if isinstance(self.tuner, Evidence):
+        if self.tuner.wants_gradients():
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.bank.parameters_]
             self.tuner.observe(self.bank, self.bank.flat(grads), torch.as_tensor(loss).detach(), batch_size, n_targets)
 
@@ -218,18 +218,17 @@ class SoftEquivariance(nn.Module):
 
 def step_sizes(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Tensor:
     """Step per unit of gradient that ``optimizer`` makes on each of ``parameters``, ``[maps]``, float64."""
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    missing = sum(id(p) not in groups for p in parameters)
+    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+    missing = sum(p not in groups for p in parameters)
     if missing:
         raise ValueError(f"optimizer must hold every attached weight, {missing} of {len(parameters)} are missing")
-    rates = [groups[id(p)]["lr"] for p in parameters]
-    steps = torch.tensor([float(rate) for rate in rates], dtype=torch.float64, device=parameters[0].device)
+    rates = [float(groups[p]["lr"]) for p in parameters]
+    steps = torch.tensor(rates, dtype=torch.float64, device=parameters[0].device)
     states = [optimizer.state.get(p, {}) for p in parameters]
     if not all("exp_avg_sq" in state for state in states):
         return steps
     sums = torch.stack(torch._foreach_norm([state["exp_avg_sq"] for state in states], 1)).double()
-    sizes = torch.tensor([p.numel() for p in parameters], dtype=torch.float64, device=steps.device)
-    group = groups[id(parameters[0])]
-    count = float(states[0]["step"])
-    mean_square = sums / sizes / (1.0 - group["betas"][1] ** count)
+    sizes = torch.tensor([float(p.numel()) for p in parameters], dtype=torch.float64, device=steps.device)
+    group = groups[parameters[0]]
+    mean_square = sums / sizes / (1.0 - group["betas"][1] ** float(states[0]["step"]))
     return steps / (mean_square.sqrt() + group["eps"])

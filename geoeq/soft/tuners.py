@@ -24,6 +24,10 @@ class Tuner(nn.Module, ABC):
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
         """Prepare for ``bank`` and return the strengths to start with, ``[maps, symmetries]``."""
 
+    def wants_gradients(self) -> bool:
+        """Whether the gradient of this step shall be shown to :meth:`observe`."""
+        return False
+
     def observe(self, bank: WeightBank, grads: Tensor, loss: Tensor, batch_size: int, n_targets: int) -> None:
         """Take note of one step's gradient ``grads [entries]`` (nothing to note by default)."""
 
@@ -134,7 +138,8 @@ class Evidence(Tuner):
 
     Args:
         margin: how far the pull must exceed its noise before a symmetry is given up, > 1.
-        window: number of steps over which the moments run.
+        window: number of noted gradients over which the moments run.
+        every: gradients are noted on every such step.
         rate: share of the way that the logarithm of a strength moves at each tuning.
         maximum: the strength that stands for infinity.
         floor: the least strength.
@@ -152,7 +157,8 @@ class Evidence(Tuner):
         self,
         *,
         margin: float = 4.0,
-        window: int = 100,
+        window: int = 50,
+        every: int = 2,
         rate: float = 0.5,
         maximum: float = 1e3,
         floor: float = 1e-8,
@@ -164,16 +170,24 @@ class Evidence(Tuner):
             raise ValueError(f"window must be at least 2 steps, got {window}")
         if not 0 < rate <= 1:
             raise ValueError(f"rate must lie in (0, 1], got {rate}")
-        self.margin, self.window, self.rate, self.maximum, self.floor = margin, window, rate, maximum, floor
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        self.margin, self.window, self.every = margin, window, every
+        self.rate, self.maximum, self.floor = rate, maximum, floor
 
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
         entries = bank.flat().detach()
         self.register_buffer("mean", torch.zeros_like(entries))
         self.register_buffer("second", torch.zeros_like(entries))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.register_buffer("loss", torch.zeros((), dtype=torch.float64))
         self.register_buffer("sizes", torch.ones(2, dtype=torch.float64))
         return _uniform(bank, self.maximum)
+
+    def wants_gradients(self) -> bool:
+        self.calls += 1  # type: ignore[assignment, operator]
+        return int(self.calls) % self.every == 0  # type: ignore[call-overload]
 
     def observe(self, bank: WeightBank, grads: Tensor, loss: Tensor, batch_size: int, n_targets: int) -> None:
         share = 1.0 / self.window

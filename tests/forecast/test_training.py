@@ -21,7 +21,7 @@ model:
     class_path: geoeq.layers.TypedMPNN
     init_args: {hidden: 4x0e + 2x1o, n_layers: 1, mode: soft}
   symmetries: {rotation: O(3), about the field: O2(z), translation: T(3)}
-  tuner: {class_path: geoeq.soft.Evidence, init_args: {window: 4}}
+  tuner: {class_path: geoeq.soft.Evidence, init_args: {window: 3}}
   lr: 1.0e-2
   cosine: true
 data: {field: 4.0, frames: [0, 2], sizes: [40, 20, 20], batch_size: 10, eval_batch_size: 20}

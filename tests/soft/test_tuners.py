@@ -19,7 +19,7 @@ def fit(target, *, tuner=None, noise=0.1, n=600, steps=300, seed=0):
     x = torch.randn(n, REP.dim, generator=generator)
     y = target(x) + noise * torch.randn(n, 12, generator=generator)
     layer = TypedLinear(REP, "4x1o", mode="soft")
-    soft = SoftEquivariance(TYPES, tuner or Evidence(window=60))
+    soft = SoftEquivariance(TYPES, tuner or Evidence(window=60, every=1))
     soft.attach(layer)
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
     for step in range(steps):
@@ -151,6 +151,7 @@ def test_one_shot_does_not_divide_by_zero():
         (lambda: OneShot(at=1.5), "at must lie"),
         (lambda: OneShot(window=0.0), "window must lie"),
         (lambda: Evidence(margin=0.5), "margin must be greater than 1"),
+        (lambda: Evidence(every=0), "every must be at least 1"),
         (lambda: Evidence(window=1), "window must be at least 2"),
         (lambda: Evidence(rate=0.0), "rate must lie"),
     ],
