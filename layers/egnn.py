@@ -82,7 +82,7 @@ class EGNNConv(nn.Module):
         """Draw all weights anew, from the distributions of the authors' unsplit layers."""
         hidden, edge_fan_in = self.hidden, 2 * self.hidden + self.edge_in.in_features
         for linear in self.children():
-            linear.reset_parameters()
+            linear.reset_parameters()  # type: ignore[operator]
         node_in = list(self.node_in.weight.split(hidden))
         _uniform(edge_fan_in, node_in.pop(0), node_in.pop(0), self.edge_in.weight, self.edge_in.bias)
         if self.velocity:
@@ -203,7 +203,7 @@ class EGNN(nn.Module):
         """Draw all weights anew."""
         self.embedding.reset_parameters()
         for layer in self.layers:
-            layer.reset_parameters()
+            layer.reset_parameters()  # type: ignore[operator]
 
     def forward(self, data: Data) -> Tensor:
         """Predicted positions [N, 3]."""
@@ -220,7 +220,7 @@ class EGNN(nn.Module):
         edge_attr = torch.cat([edge_attr, distance2], 1) if self.edge_dim else distance2
         inv_degree = inverse_degree(edge_index, pos)
         for layer in self.layers:
-            h, pos = layer.step(h, pos, edge_index, edge_attr, vel, inv_degree)
+            h, pos = layer.step(h, pos, edge_index, edge_attr, vel, inv_degree)  # type: ignore[operator]
         return pos
 
     def _node_input(self, data: Data, pos: Tensor, vel: Tensor | None) -> Tensor:

@@ -187,7 +187,7 @@ class Evidence(Tuner):
 
     def wants_gradients(self) -> bool:
         self.calls += 1  # type: ignore[assignment, operator]
-        return int(self.calls) % self.every == 0  # type: ignore[call-overload]
+        return int(self.calls) % self.every == 0  # type: ignore[arg-type]
 
     def observe(self, bank: WeightBank, grads: Tensor, loss: Tensor, batch_size: int, n_targets: int) -> None:
         share = 1.0 / self.window
