@@ -73,6 +73,7 @@ class SoftEquivariance(nn.Module):
         self.symmetries = {str(name): parse(group) for name, group in symmetries.items()}
         self.tuner = Evidence() if tuner is None else tuner
         self._layers: list[TypedLayer] = []
+        self._moments: list[Tensor] | None = None
 
     @property
     def attached(self) -> bool:
@@ -96,7 +97,7 @@ class SoftEquivariance(nn.Module):
         if not maps:
             raise ValueError("model must have typed linear maps (geoeq.layers.TypedLinear) to be softened, got none")
         self._model = (model,)  # in a tuple, not as a submodule: the weights belong to the model alone
-        self._layers = layers
+        self._layers, self._moments = layers, None
         self.bank = WeightBank(maps, groups).to(maps[0].parameter)
         constrained = (self.bank.codim > 0).cpu().split([len(layer.maps) for layer in layers])
         self._constrained = {layer.name: rows for layer, rows in zip(layers, constrained, strict=True)}
@@ -183,26 +184,38 @@ class SoftEquivariance(nn.Module):
                 without inputs all weights count alike.
         """
         self._need_attached()
-        moments = input_moments(self._layers, self._model[0], inputs) if inputs else [None] * len(self._layers)
+        if not inputs:
+            return self._table(None)
+        self._moments = input_moments(self._layers, self._model[0], inputs)
+        return self._table(self._moments)
+
+    def _table(self, moments: list[Tensor] | None) -> Levels:
         strengths = iter(self.strengths)
         rows = Levels()
-        for layer, moment in zip(self._layers, moments, strict=True):
+        for number, layer in enumerate(self._layers):
             own = torch.stack([next(strengths) for _ in layer.maps])  # [maps of the layer, symmetries]
-            for k, (symmetry, level) in enumerate(zip(self.symmetries, layer.levels(moment), strict=True)):
+            found = layer.levels(None if moments is None else moments[number])
+            for k, (symmetry, level) in enumerate(zip(self.symmetries, found, strict=True)):
                 if not math.isnan(level):
                     least = float(own[self._constrained[layer.name][:, k], k].min())
                     rows.append(LevelRow(layer.name, symmetry, level, least))
         return rows
 
-    def harden(self, tolerance: float = 0.05) -> nn.Module:
+    @torch.no_grad()
+    def harden(self, tolerance: float = 0.05, *inputs: object) -> nn.Module:
         """Make each symmetry exact whose level is at most ``tolerance`` in every layer, and return the model.
 
         The typed maps of the model are projected and stay projected; outputs do not change where the level is 0.
+
+        Args:
+            tolerance: the highest level that counts as exact.
+            inputs: data to measure the levels on, as for :meth:`levels`; without them those of its last call are
+                taken, and the weights alone if there was none. Prefer data: a small weight on a large feature can
+                carry a large break.
         """
-        worst: dict[str, float] = {}
-        for row in self.levels():
-            worst[row.symmetry] = max(worst.get(row.symmetry, 0.0), row.level)
-        exact = [self.symmetries[name] for name, level in worst.items() if level <= tolerance]
+        self._need_attached()
+        levels = self.levels(*inputs) if inputs else self._table(self._moments)
+        exact = [self.symmetries[name] for name, level in levels.overall().items() if level <= tolerance]
         if exact:
             for layer in self._layers:
                 layer.module.constrain(exact)  # type: ignore[operator]

@@ -223,6 +223,20 @@ def test_harden_makes_exact_what_is_exact():
     assert model.readout.effective()[1][2] != 0
 
 
+def test_harden_trusts_the_data_it_was_shown():
+    layer = TypedLinear("1x0e + 1x1o", "1x1o", mode="soft").double()
+    with torch.no_grad():
+        layer.bias.zero_()
+        layer.weight[2, 0] = 1e-3
+    x = torch.cat([torch.full((50, 1), 1e4), torch.randn(50, 3)], 1).double()
+    _, soft = attached(layer=layer)
+    soft.levels(x)
+    before = layer(x)
+    soft.harden(0.01)
+    assert layer.groups == (O2("z"),)
+    assert torch.allclose(layer(x), before, atol=1e-6)
+
+
 def test_harden_leaves_a_broken_model_alone():
     layer, soft = attached()
     soft.harden(0.05)
