@@ -49,9 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(args[0], [_shipped(a) for a in args[1:]])
     except KeyboardInterrupt:
-        print("geoeq: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except SystemExit as end:  # the parser's own way out, for example after --help
+        return _interrupted(args)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning's way out after Ctrl-C
+            return _interrupted(args)
         return int(end.code or 0) if not isinstance(end.code, str) else _fail(end.code)
     except (argparse.ArgumentError, ValueError, OSError, TypeError) as error:
         if os.environ.get("GEOEQ_TRACEBACK"):
@@ -68,10 +69,6 @@ def _run(command: str, args: list[str]) -> int:
     if command == "compare":
         return _compare(args)
     cli = ForecastCLI([command, *args])
-    if cli.trainer.interrupted:
-        again = " ".join(["geoeq", command, *args, "--ckpt_path last"])
-        print(f"geoeq: interrupted; go on with: {again}", file=sys.stderr)
-        return INTERRUPTED
     print(f"geoeq: {command} done, see {cli.folder}", file=sys.stderr)
     return 0
 
@@ -97,6 +94,14 @@ def _shipped(argument: str) -> str:
         return argument
     inside = files("geoeq") / "configs" / path.name
     return f"{head}{sign}{inside}" if inside.is_file() else argument
+
+
+def _interrupted(args: Sequence[str]) -> int:
+    named = [before == "--ckpt_path" for before in ["", *args]]
+    kept = [a for a, value in zip(args, named, strict=False) if not value and not a.startswith("--ckpt_path")]
+    hint = f"; go on with: geoeq {' '.join(kept)} --ckpt_path=last" if args[0] == "fit" else ""
+    print(f"geoeq: interrupted{hint}", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _fail(message: str) -> int:

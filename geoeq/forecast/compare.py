@@ -81,8 +81,6 @@ def _train(args: Sequence[str], folder: Path, label: str, mode: str, seed: int) 
     folder.mkdir(parents=True)
     own = [f"{MODE_OPTION}={mode}", f"--seed_everything={seed}", f"--data.shuffle_seed={seed}"]
     cli = ForecastCLI(["fit", *args, *own], folder=folder, label=label)
-    if cli.trainer.interrupted:
-        raise KeyboardInterrupt
     best = cli.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best or None, verbose=False)
     return cli

@@ -75,7 +75,7 @@ def test_a_run_leaves_everything_in_its_folder(folder):
     assert "TypedMPNN" in (cli.folder / "report.html").read_text()
 
 
-def test_an_interrupted_run_goes_on_to_the_same_result(folder, monkeypatch):
+def test_an_interrupted_run_goes_on_to_the_same_result(folder, monkeypatch, capsys):
     straight = fit(runs="straight")
     whole = ForecastCLI.instantiate_trainer
 
@@ -86,8 +86,8 @@ def test_an_interrupted_run_goes_on_to_the_same_result(folder, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(ForecastCLI, "instantiate_trainer", stopping)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            fit(runs="broken")
+        assert main(["fit", "--config", "tiny.yaml", "--runs=broken"]) == 130
+    assert "go on with: geoeq fit --config tiny.yaml --runs=broken --ckpt_path=last" in capsys.readouterr().err
     broken = next(Path("broken/tiny").iterdir())
     assert (broken / "report.html").exists()
     assert len(rows(broken / "metrics.csv")) == 2
