@@ -119,7 +119,7 @@ def level_section(runs: Sequence[RunRecord]) -> str:
             "Level 0 means that a layer keeps the symmetry exactly, level 1 that it is no more symmetric "
             "than random weights. A line near 0 is a symmetry that training kept; one that rises is a "
             "symmetry that it gave up to fit the data. All panels of a run have the same scale; the number "
-            "beside the name is the mean over all weights at the last epoch."
+            "beside the name is that of the layer that breaks it most, at the last epoch."
         )
         html.insert(0, f'<p class="how">{how}</p>')
     for run, rows in with_levels:
@@ -152,7 +152,7 @@ def _level_panels(rows: Sequence[Mapping[str, Any]]) -> str:
         figures.append(figure_html(figure, heading, f"level of {symmetry} against epoch"))
     notes = ""
     if len(layers) < len(weights):
-        text = f"Each line is the mean over the weights of one layer ({len(weights)} weights in all)."
+        text = f"Each line is the highest level inside one layer ({len(weights)} linear maps in all)."
         notes += f'<p class="note">{text}</p>'
     if finite.size < levels.size:
         notes += f'<p class="note">Levels that are not finite, left out: {levels.size - finite.size}.</p>'
@@ -168,8 +168,8 @@ def _level_panel(
     figure, axes = panel(width=width, height=2.9)
     for name, by_epoch in lines.items():
         epochs = np.array(sorted(by_epoch))
-        means = np.array([np.mean(by_epoch[e]) for e in epochs])
-        draw_line(axes, epochs, means, color=colour(shade[name]), linewidth=1.7)
+        highest = np.array([np.max(by_epoch[e]) for e in epochs])
+        draw_line(axes, epochs, highest, color=colour(shade[name]), linewidth=1.7)
     if top > 1:
         axes.axhline(1.0, color=colour("muted"), linewidth=1, linestyle="--")
     axes.set_ylim(-0.02 * top, top)

@@ -180,7 +180,7 @@ def _checked_levels(rows: Rows, where: str) -> Rows:
 
 
 def last_levels(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean level of each symmetry type over all rows (weights) of the last epoch.
+    """Highest level of each symmetry type over all rows of the last epoch: that of the layer that breaks it most.
 
     >>> last_levels([{"epoch": 3, "layer": "a", "symmetry": "rotation", "level": 0.25, "strength": 1.0}])
     {'rotation': 0.25}
@@ -188,4 +188,4 @@ def last_levels(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     last = max(int(row["epoch"]) for row in rows)
     final = [row for row in rows if int(row["epoch"]) == last]
     types = dict.fromkeys(str(row["symmetry"]) for row in final)
-    return {t: float(np.mean([float(row["level"]) for row in final if row["symmetry"] == t])) for t in types}
+    return {t: max(float(row["level"]) for row in final if row["symmetry"] == t) for t in types}
