@@ -188,4 +188,4 @@ def last_levels(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     last = max(int(row["epoch"]) for row in rows)
     final = [row for row in rows if int(row["epoch"]) == last]
     types = dict.fromkeys(str(row["symmetry"]) for row in final)
-    return {t: max(float(row["level"]) for row in final if row["symmetry"] == t) for t in types}
+    return {t: float(np.max([float(row["level"]) for row in final if row["symmetry"] == t])) for t in types}

@@ -168,7 +168,7 @@ def test_page_stands_alone_and_is_small(tmp_path):
     assert "max_epochs: 60" in page.text
     assert "5 bodies" in page.text
     assert "The first 4 of 6 test graphs are drawn." in page.text
-    assert "120 weights in all" in page.text
+    assert "120 linear maps in all" in page.text
 
 
 def test_drawings_follow_the_theme(tmp_path):
