@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from geoeq.reps import TRIVIAL, Copy, Rep, Segment, as_rep, kron, rep_key, segments
+from geoeq.reps import Copy, Rep, Segment, as_rep, kron, rep_key, segments
 
 if TYPE_CHECKING:
     from geoeq.groups.base import Group
@@ -245,8 +245,3 @@ def nothing(copy_out: Copy, copy_in: Copy) -> PairSpace:
 def schur(dim: int) -> PairSpace:
     """Multiples of the identity between two equal irreducible copies (Schur's lemma)."""
     return PairSpace(dim * dim, (torch.eye(dim, dtype=torch.float64) / dim**0.5).reshape(-1, 1))
-
-
-def is_trivial(copy: Copy) -> bool:
-    """Whether no group changes ``copy``: a scalar, or a tensor of rank 0."""
-    return copy == TRIVIAL or getattr(copy, "rank", None) == 0

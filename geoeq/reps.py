@@ -234,7 +234,6 @@ class NodeCopy:
 
 
 Copy: TypeAlias = IrrepCopy | TensorCopy | PositionCopy | CrossingCopy | NodeCopy
-TRIVIAL = IrrepCopy(0, 1)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Generator, Tensor
 
-from geoeq.intertwiners import PairSpace, Projector, everything
+from geoeq.intertwiners import PairSpace, Projector, pair_space
 from geoeq.reps import (
     Copy,
     CrossingCopy,
@@ -23,7 +23,7 @@ from geoeq.reps import (
     tensor_matrix,
 )
 
-__all__ = ["Group"]
+__all__ = ["Group", "acts_on_space", "restricted"]
 
 
 class Group(ABC):
@@ -119,8 +119,6 @@ def restricted(group: Group, copy_out: Copy, copy_in: Copy) -> PairSpace | None:
     """Strip :class:`CrossingCopy` for groups that do not tell parts apart; None when there is nothing to strip."""
     if not isinstance(copy_out, CrossingCopy) and not isinstance(copy_in, CrossingCopy):
         return None
-    from geoeq.intertwiners import pair_space
-
     inner_out = copy_out.inner if isinstance(copy_out, CrossingCopy) else copy_out
     inner_in = copy_in.inner if isinstance(copy_in, CrossingCopy) else copy_in
     return pair_space(group, inner_out, inner_in)
@@ -129,6 +127,3 @@ def restricted(group: Group, copy_out: Copy, copy_in: Copy) -> PairSpace | None:
 def acts_on_space(copy: Copy) -> bool:
     """Whether rotations and reflections of three-dimensional space can change ``copy``."""
     return not isinstance(copy, TensorCopy)
-
-
-__all__ += ["acts_on_space", "everything", "restricted"]

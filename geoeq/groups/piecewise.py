@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from geoeq.groups.base import Group
-from geoeq.intertwiners import PairSpace, nothing, pair_space
+from geoeq.intertwiners import PairSpace, nothing, pair_space, solve_pair
 from geoeq.reps import Copy, CrossingCopy, NodeCopy, kron
 
 __all__ = ["Piecewise"]
@@ -47,7 +47,7 @@ class Piecewise(Group):
         self.discrete = group.discrete
 
     def key(self) -> tuple[object, ...]:
-        return (self.group,) if self.parts is None else (self.group, list_key(self.parts))
+        return (self.group,) if self.parts is None else (self.group, str(list(self.parts)))  # as written in a call
 
     def sample(self, size: int, *, generator: Generator | None = None) -> Tensor:
         """Draw ``[size, MAX_PARTS, n, n]``: independent elements, indexed by part."""
@@ -65,8 +65,6 @@ class Piecewise(Group):
         return self._by_part(copy_out, copy_in)
 
     def _by_part(self, copy_out: Copy, copy_in: Copy) -> PairSpace:
-        from geoeq.intertwiners import solve_pair
-
         constraints = []
         for part in sorted(set(self.parts or ())):
             for a in self.generators:
@@ -96,13 +94,10 @@ class Piecewise(Group):
     def act(self, element: Tensor, x: Tensor, *, position: bool, part: Tensor | None = None) -> Tensor:
         if part is None:
             raise ValueError("part must give the part of each node, [N], for a piecewise group; got None")
+        if part.numel() and int(part.max()) >= len(element):
+            raise ValueError(f"part must lie in [0, {len(element) - 1}], got {int(part.max())}")
         moved = torch.zeros_like(x)
         for p in part.unique().tolist():
             inside = part == p
             moved[inside] = self.group.act(element[p], x[inside], position=position)
         return moved
-
-
-def list_key(parts: tuple[int, ...]) -> str:
-    """Parts as they are written in a call."""
-    return str(list(parts))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from geoeq.groups import Group
-from geoeq.intertwiners import Block, PairSpace, pair_space
+from geoeq.intertwiners import Block, PairSpace, pair_space, to_rows
 from geoeq.reps import Copy, Segment, TypedMap, segments
 
 __all__ = ["BlockKind", "WeightBank"]
@@ -198,8 +198,6 @@ class WeightBank(nn.Module):
 
 def _blocks_of(typed: TypedMap, d: int) -> list[tuple[tuple[Copy, Copy], Tensor]]:
     """Entries of each pair of copies in a flattened weight, ``[blocks, D]``."""
-    from geoeq.intertwiners import to_rows
-
     columns: tuple[Segment, ...] = segments(typed.rep_in, d)
     rows: tuple[Segment, ...] = segments(typed.rep_out, d)
     width = columns[-1].stop if columns else 0
