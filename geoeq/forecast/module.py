@@ -62,6 +62,23 @@ class ForecastModule(LightningModule):
     def forward(self, batch: Batch) -> Tensor:
         return self.model(batch)
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        # Lightning converts plain tensors to trainer.precision, but not those inside a batch of graphs.
+        if batch.pos.dtype == self.dtype:
+            return batch
+        return batch.apply(lambda value: value.to(self.dtype) if value.is_floating_point() else value)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # torch would list every tensor that differs; the first one tells the user enough.
+        here = {name: list(value.shape) for name, value in self.state_dict().items()}
+        there = {name: list(value.shape) for name, value in checkpoint["state_dict"].items()}
+        for name in sorted(here.keys() | there.keys()):
+            if here.get(name) != there.get(name):
+                raise ValueError(
+                    f"ckpt_path must hold the configured network, got {name} of shape {there.get(name)}"
+                    f" where {here.get(name)} is needed"
+                )
+
     def _loss(self, batch: Batch) -> Tensor:
         return nn.functional.mse_loss(self.model(batch), batch.y)
 
@@ -121,6 +138,8 @@ class ForecastModule(LightningModule):
         optimizer = torch.optim.Adam(self.model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         if not self.cosine:
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError("cosine must be false or trainer.max_epochs or max_steps given, got an endless training")
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(int(steps), 1))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -99,7 +99,7 @@ class Recorder(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         graphs = data.split("test")
         n = min(SAMPLES, len(graphs))
-        batch = graphs.fetch(torch.arange(n)).to(module.device)
+        batch = module.on_after_batch_transfer(graphs.fetch(torch.arange(n)).to(module.device), 0)
         predicted = module.model(batch).reshape(n, -1, 3)
         bodies = {key: batch[key].reshape(n, -1, 3).cpu() for key in ("pos", "vel", "y")}
         paths = data.true_paths(n)

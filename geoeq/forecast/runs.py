@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +18,11 @@ def new_folder(name: str, root: str | Path = "runs") -> Path:
     """Create ``root/name/stamp``; a counter follows the stamp where two runs start in one second.
 
     Raises:
+        ValueError: if the name would lead out of ``root``.
         PermissionError: if the folder cannot be created.
     """
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"name must be the name of a folder inside {root}, got {name!r}")
     base = Path(root) / name / datetime.now().strftime("%Y%m%d-%H%M%S")
     for attempt in range(1000):
         folder = base if attempt == 0 else base.with_name(f"{base.name}-{attempt}")
@@ -37,16 +41,28 @@ def checkpoint(which: str, name: str, root: str | Path = "runs") -> Path:
 
     Raises:
         FileNotFoundError: if there is none.
+        ValueError: if the file is not a whole checkpoint.
     """
-    if which not in ("best", "last"):
-        path = Path(which)
-        if not path.is_file():
-            raise FileNotFoundError(f"ckpt_path must be 'best', 'last' or a file, got {which}, which does not exist")
-        return path
+    if which in ("best", "last"):
+        return _whole(_newest(which, name, root))
+    path = Path(which)
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path must be 'best', 'last' or a file, got {which}, which does not exist")
+    return _whole(path)
+
+
+def _newest(which: str, name: str, root: str | Path) -> Path:
     found = sorted((Path(root) / name).glob(f"*/checkpoints/{which}.ckpt"), key=lambda p: p.parts[-3])
     if not found:
         raise FileNotFoundError(f"ckpt_path: no run in {Path(root) / name} has a {which} checkpoint")
     return found[-1]
+
+
+def _whole(path: Path) -> Path:
+    # torch saves zip archives, whose table of contents comes last: a truncated one has none.
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"ckpt_path must be a whole checkpoint, got {path}, which is damaged or something else")
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

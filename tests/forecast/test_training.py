@@ -202,7 +202,7 @@ def test_newest_checkpoint_wins(tmp_path):
     for stamp in ("20260101-000000", "20260102-000000"):
         path = tmp_path / "a" / stamp / "checkpoints" / "last.ckpt"
         path.parent.mkdir(parents=True)
-        path.touch()
+        torch.save({}, path)
     assert checkpoint("last", "a", tmp_path).parts[-3] == "20260102-000000"
 
 
