@@ -198,6 +198,11 @@ class Evidence(Tuner):
         self.sizes[0], self.sizes[1] = batch_size, n_targets
 
     def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
+        if not int(self.calls):  # type: ignore[arg-type]
+            raise ValueError(
+                "Evidence has seen no gradients: call soft.observe(loss, batch_size) between loss.backward() and "
+                "optimizer.step()"
+            )
         if int(self.steps) < self.window:  # type: ignore[arg-type]
             return strengths
         ratio, curvature = self.pull(bank, n_samples)
