@@ -97,7 +97,7 @@ def test_evidence_waits_for_its_window_and_keeps_its_bounds():
     soft.attach(layer)
     assert soft.strengths.max() == 7.0
     before = soft.strengths.clone()
-    with pytest.raises(ValueError, match="call soft.observe"):
+    with pytest.raises(ValueError, match=r"call soft\.observe"):
         soft.tune(0.1, 100)
     for _ in range(10):
         soft.observe(1.0, 10)
