@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -21,15 +20,12 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs" / "nbody.yaml"
 
 def train(job: tuple[float, int, int, str, tuple[str, ...]]) -> dict[str, Any]:
     """One comparison of the three modes; returns its rows with the field and the seed."""
-    import torch
-
     field, seed, threads, runs, options = job
-    torch.set_num_threads(threads)
     from geoeq.forecast.command import quieten
     from geoeq.forecast.compare import compare
 
     quieten()
-    args = ["--config", str(CONFIG), f"--data.field={field}", *options]
+    args = ["--config", str(CONFIG), f"--data.field={field}", f"--threads={threads}", *options]
     outcome = compare(args, seeds=[seed], name=f"field-{field:g}", runs=runs)
     return {"field": field, "seed": seed, "rows": outcome.rows}
 
@@ -58,11 +54,11 @@ def main() -> None:
     parser.add_argument("--fields", nargs="+", type=float, default=[0.0, 2.0, 4.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--runs", default="runs", help="folder of the runs")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     own, options = parser.parse_known_args()
-    threads = max((os.cpu_count() or 1) // own.processes, 1)
-    jobs = [(field, seed, threads, own.runs, tuple(options)) for seed in own.seeds for field in own.fields]
+    jobs = [(field, seed, own.threads, own.runs, tuple(options)) for seed in own.seeds for field in own.fields]
     if own.processes == 1:
         results = [train(job) for job in jobs]
     else:

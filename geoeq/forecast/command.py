@@ -45,9 +45,13 @@ class ForecastCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="nbody", help="name of the experiment")
         parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
+        parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch; small graphs gain from none")
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        if config.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {config.threads}")
+        torch.set_num_threads(config.threads)
         wanted = config.get("ckpt_path")
         if wanted is not None:
             found = checkpoint(wanted, config.name, config.runs)
