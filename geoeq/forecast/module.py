@@ -106,6 +106,13 @@ class ForecastModule(LightningModule):
             graphs = self.trainer.datamodule.split("train")  # type: ignore[attr-defined]
             self.soft.tune(self.progress(), len(graphs))
 
+    def on_train_start(self) -> None:
+        # A resumed training has no sanity check, and levels may be asked for before its first validation.
+        if not hasattr(self, "audit_batch"):
+            batch = next(iter(self.trainer.datamodule.val_dataloader()))  # type: ignore[attr-defined]
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            self.audit_batch = self.on_after_batch_transfer(batch, 0)
+
     def progress(self) -> float:
         """Share of the planned training that is done, in [0, 1]."""
         return min(self.global_step / max(float(self.trainer.estimated_stepping_batches), 1.0), 1.0)

@@ -50,10 +50,16 @@ class Recorder(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tick = time.perf_counter()
+        self._fresh = ["train_loss"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning keeps the value of an earlier epoch where this one has no validation.
+        if not trainer.sanity_checking:
+            self._fresh = ["train_loss", "val_loss"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds += time.perf_counter() - self._tick
-        values = {key: float(trainer.callback_metrics[key]) for key in METRICS[2:4] if key in trainer.callback_metrics}
+        values = {key: float(trainer.callback_metrics[key]) for key in self._fresh if key in trainer.callback_metrics}
         epoch = trainer.current_epoch
         row = {"epoch": epoch, "step": trainer.global_step, **values, "seconds": round(self.seconds, 3)}
         self.metrics.append(row)

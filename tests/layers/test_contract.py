@@ -1,6 +1,7 @@
 """What every layer and model must do; a new one is entered by one line in CASES."""
 
 from collections.abc import Callable
+from shutil import which
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Group]] = {
     ),
     "TypedMPNN about z": (lambda: TypedMPNN("8x0e + 4x1o", n_layers=2, group=SO2("z")), SO2("z")),
 }
+NEEDS_COMPILER = pytest.mark.skipif(not (which("g++") or which("c++")), reason="inductor needs a C++ compiler")
 every_case = pytest.mark.parametrize("name", CASES)
 
 
@@ -130,7 +132,10 @@ def test_autocast_runs(name):
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [*((name, "aot_eager") for name in CASES), pytest.param("TypedMPNN", "inductor", marks=pytest.mark.slow)],
+    [
+        *((name, "aot_eager") for name in CASES),
+        pytest.param("TypedMPNN soft start", "inductor", marks=[pytest.mark.slow, NEEDS_COMPILER]),
+    ],
 )
 def test_compiled_equals_eager(name, backend):
     torch.compiler.reset()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from shutil import which
 
 import pytest
 import torch
@@ -295,9 +296,12 @@ def test_forward_mode():
     torch.testing.assert_close(forward, derivative)
 
 
+NEEDS_COMPILER = pytest.mark.skipif(not (which("g++") or which("c++")), reason="inductor needs a C++ compiler")
+
+
 # Raised by torch itself whenever it traces an autograd function.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, NEEDS_COMPILER])])
 def test_compiled_values_and_gradients(backend):
     data = random_data(n_graphs=3)
     model = lively(EGNN(hidden=8, n_layers=2).double())
