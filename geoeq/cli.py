@@ -57,18 +57,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (argparse.ArgumentError, ValueError, OSError, TypeError) as error:
         if os.environ.get("GEOEQ_TRACEBACK"):
             raise
-        return _fail(getattr(error, "message", None) or str(error))
+        return _fail(str(error))
     except ModuleNotFoundError as error:
         return _fail(f"{error.name} is not installed; pip install 'geoeq[train]'")
 
 
 def _run(command: str, args: list[str]) -> int:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from geoeq.forecast.command import ForecastCLI, quieten
 
     quieten()
-    if command == "compare":
-        return _compare(args)
-    cli = ForecastCLI([command, *args])
+    try:
+        if command == "compare":
+            return _compare(args)
+        cli = ForecastCLI([command, *args])
+    except MisconfigurationException as error:  # a plain Exception: an accelerator that is not there, and the like
+        raise ValueError(str(error)) from error
     print(f"geoeq: {command} done, see {cli.folder}", file=sys.stderr)
     return 0
 

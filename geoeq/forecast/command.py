@@ -47,12 +47,17 @@ class ForecastCLI(LightningCLI):
         parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
         parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch; small graphs gain from none")
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: checkpoints hold no options, and a damaged one is told apart where it is looked up."""
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         if config.threads < 1:
             raise ValueError(f"threads must be at least 1, got {config.threads}")
         torch.set_num_threads(config.threads)
         wanted = config.get("ckpt_path")
+        if wanted is None and self.subcommand != "fit":
+            wanted = "best"  # never the figures of an untrained network
         if wanted is not None:
             found = checkpoint(wanted, config.name, config.runs)
             config.ckpt_path = str(found)
@@ -70,18 +75,21 @@ class ForecastCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         shows_bar = sys.stderr.isatty() and config.enable_progress_bar is not False
         self.recorder = Recorder(self.folder, self.label, chatty=not shows_bar)
-        # the state of every epoch, after its strengths were set, and the best by validation beside it
-        keeper = ModelCheckpoint(
-            self.folder / "checkpoints",
-            filename="best",
-            monitor="val_loss",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
+        # The best by validation, and the state of every epoch after its strengths were set. They are two callbacks,
+        # for with save_last the last one would be written only when the best one is.
+        best, last = (
+            ModelCheckpoint(
+                self.folder / "checkpoints",
+                filename=filename,
+                monitor=monitor,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            )
+            for filename, monitor in (("best", "val_loss"), ("last", None))
         )
         bar = [RichProgressBar(refresh_rate=20, leave=True)] if shows_bar else []
         own = {
-            "callbacks": [*(config.callbacks or []), self.recorder, keeper, *bar],
+            "callbacks": [*(config.callbacks or []), self.recorder, best, last, *bar],
             "default_root_dir": str(self.folder),
             "logger": False,
             "enable_progress_bar": shows_bar,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from geoeq.forecast.command import ForecastCLI
 from geoeq.forecast.report import RunRecord, write_report
-from geoeq.forecast.runs import new_folder, write_csv
+from geoeq.forecast.runs import new_folder, write_csv, write_text
 
 __all__ = ["Comparison", "compare"]
 
@@ -45,7 +46,7 @@ def compare(
     name: str = "nbody",
     runs: str = "runs",
 ) -> Comparison:
-    """Train, test at the best validation epoch, print the table, and write ``comparison.csv`` and ``report.html``.
+    """Train, test at the best validation epoch, print the table; write ``comparison.{csv,json}``, ``report.html``.
 
     Args:
         args: what ``geoeq fit`` would be given, ``["--config", "configs/nbody.yaml"]``; the network has a ``mode``.
@@ -69,6 +70,8 @@ def compare(
     rows = [_mean_row(mode, [r for r in records if r.name.split(",")[0] == mode]) for mode in modes]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     write_csv(folder / "comparison.csv", columns, rows)
+    single = [{"name": record.name, **record.summary} for record in records]
+    write_text(folder / "comparison.json", json.dumps({"modes": rows, "runs": single}, indent=1))
     text = first_config.read_text(encoding="utf-8") if first_config and first_config.is_file() else ""
     note = "The same network, data, number of steps and seeds; only the symmetry of its linear maps differs."
     write_report(folder / "report.html", title=f"geoeq compare: {name}", runs=records, config_text=text, notes=[note])

@@ -1,5 +1,6 @@
 """The command as a user meets it: exit codes of real processes, and what is wrong told in one line."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from geoeq.cli import main
-from geoeq.forecast.command import quieten
+from geoeq.forecast.command import ForecastCLI, quieten
 from geoeq.forecast.runs import checkpoint, new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +42,11 @@ def start(*args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "geoeq.cli", *args], env=environment, stderr=subprocess.PIPE, text=True
     )
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return [row | {"seconds": ""} for row in csv.DictReader(file)]
 
 
 def errors(capsys) -> list[str]:
@@ -100,6 +107,9 @@ def test_a_truncated_checkpoint_is_refused(folder, capsys):
         (["--model.lr=1e30"], "train_loss must stay finite"),
         (["--model.cosine=true", "--trainer.max_epochs=-1"], "cosine must be false"),
         (["--name=../elsewhere"], "name must be"),
+        (["--ckpt_path=tiny.yaml"], "ckpt_path must be a whole checkpoint"),
+        (["--trainer.devices=0"], "devices"),
+        (["--trainer.enable_checkpointing=false"], "enable_checkpointing"),
     ],
 )
 def test_what_cannot_be_trained_is_told_in_one_line(folder, capsys, options, message):
@@ -120,3 +130,50 @@ def test_every_shipped_configuration_is_a_valid_one(folder, capsys):
 def test_a_run_stays_inside_its_folder(tmp_path, name):
     with pytest.raises(ValueError, match="name must be"):
         new_folder(name, tmp_path)
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_an_untrained_network_is_never_evaluated(folder, capsys, command):
+    assert main([command, "--config", "tiny.yaml"]) == 2
+    (told,) = errors(capsys)
+    assert "no run in runs/tiny has a best checkpoint" in told
+
+
+def test_a_wrong_seed_is_told_with_its_option(folder, capsys):
+    assert main(["compare", "--config", "tiny.yaml", "--seeds", "x"]) == 2
+    (told,) = errors(capsys)
+    assert "--seeds: invalid int value: 'x'" in told
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch_even_where_another_was_best(folder):
+    worse = ["--model.lr=0.3", "--trainer.max_epochs=4", "--model.model.init_args.mode=free"]
+    run = ForecastCLI(["fit", "--config", "tiny.yaml", *worse]).folder / "checkpoints"
+    epochs = {name: torch.load(run / f"{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last")}
+    assert epochs["best"] < epochs["last"] == 3
+
+
+class Stop(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_run_with_few_validations_resumes_to_the_same_tables(folder, monkeypatch):
+    args = ["fit", "--config", "tiny.yaml", "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=4"]
+    straight = ForecastCLI([*args, "--runs=straight"]).folder
+    whole = ForecastCLI.instantiate_trainer
+
+    def stopping(self, **kwargs):
+        trainer = whole(self, **kwargs)
+        trainer.callbacks.insert(0, Stop())
+        return trainer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ForecastCLI, "instantiate_trainer", stopping)
+        assert main([*args, "--runs=broken"]) == 130
+    resumed = ForecastCLI([*args, "--runs=broken", "--ckpt_path=last"]).folder
+    losses = [row["val_loss"] for row in rows(straight / "metrics.csv")]
+    assert losses[:3] == ["", "", ""]  # no value of another epoch stands in
+    assert losses[3]
+    for table in ("metrics.csv", "levels.csv"):
+        assert rows(straight / table) == rows(resumed / table)

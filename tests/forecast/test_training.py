@@ -1,6 +1,7 @@
 """Training, interruption and resumption, the run folder, comparison: on a system small enough for seconds."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,8 @@ def test_comparison_trains_the_same_network_three_times(folder, capsys):
     assert len(outcome.records) == 6
     table = rows(outcome.folder / "comparison.csv")
     assert float(table[0]["test_mse"]) == pytest.approx(exact["test_mse"])
+    stored = json.loads((outcome.folder / "comparison.json").read_text())
+    assert [len(stored["modes"]), len(stored["runs"])] == [3, 6]
     assert "free, seed 1" in (outcome.folder / "report.html").read_text()
     assert "same network, data, steps and seeds" in capsys.readouterr().out
 
