@@ -25,7 +25,7 @@ def transform(group: Group, element: Tensor, data: Data) -> Data:
         data: graphs with ``pos [N, 3]`` and, where present, ``vel``, ``y``, ``part``.
     """
     moved = data.clone()
-    part = global_parts(data)
+    part = data.part if "part" in data else None
     if isinstance(group, S):
         for name in ("pos", "vel", "y", "charge"):
             if name in data:
@@ -42,11 +42,6 @@ def transform(group: Group, element: Tensor, data: Data) -> Data:
         if name in data:
             moved[name] = group.act(element, data[name], position=name in POSITIONS, part=part)
     return moved
-
-
-def global_parts(data: Data) -> Tensor | None:
-    """Part of each node, numbered inside its graph; None if the data know no parts."""
-    return data.part if "part" in data else None
 
 
 @torch.no_grad()
@@ -83,12 +78,12 @@ def orbit_error(
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     generator = torch.Generator().manual_seed(seed)
-    part = global_parts(data)
+    part = data.part if "part" in data else None
     prediction = model(data)
     displacement = prediction - data.pos
     wrong = size = torch.zeros((), dtype=torch.float64, device=prediction.device)
     for element in group.sample(n_samples, generator=generator):
-        expected = group.act(element, prediction, position=not isinstance(group, S), part=part)
+        expected = group.act(element, prediction, position=True, part=part)
         wrong = wrong + (model(transform(group, element, data)) - expected).double().square().sum()
         size = size + displacement.double().square().sum()
     return float((wrong / size.clamp(min=torch.finfo(torch.float64).tiny)).sqrt())

@@ -24,6 +24,7 @@ from geoeq.forecast.report_records import (
 )
 from geoeq.forecast.report_template import PAGE, STYLE, run_colour
 from geoeq.forecast.report_trajectories import trajectory_section
+from geoeq.forecast.runs import write_text
 
 __all__ = ["RunRecord", "TrajectorySample", "last_levels", "read_levels", "read_metrics", "write_report"]
 
@@ -162,10 +163,5 @@ def write_report(
         config = f"<pre>{escape(config_text)}</pre>"
         sections.append(f"<details><summary>Full configuration</summary>{config}</details>")
     page = PAGE.substitute(title=escape(title), style=STYLE, body="\n".join(sections))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, page)
     return path

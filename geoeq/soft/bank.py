@@ -113,19 +113,15 @@ class WeightBank(nn.Module):
 
     Attributes:
         codim: dimension of what each symmetry forbids in each weight, ``[maps, symmetries]``, float64.
-        dim: entries of each weight, ``[maps]``, float64.
     """
 
     codim: Tensor
-    dim: Tensor
-    map_of_entry: Tensor
     constrained: Tensor
 
     def __init__(self, maps: Sequence[TypedMap], groups: Sequence[Group]) -> None:
         super().__init__()
         self.parameters_ = [m.parameter for m in maps]
         self.sizes = [p.numel() for p in self.parameters_]
-        dims = torch.tensor(self.sizes, dtype=torch.float64)
         found: dict[tuple[Copy, Copy], list[tuple[int, Tensor]]] = {}
         start = 0
         for number, typed in enumerate(maps):
@@ -148,13 +144,10 @@ class WeightBank(nn.Module):
         constrained = torch.cat(everything) if everything else torch.zeros(0, dtype=torch.long)
         self.register_buffer("constrained", constrained, persistent=False)
         self.register_buffer("codim", codim, persistent=False)
-        self.register_buffer("dim", dims, persistent=False)
-        entries_of = torch.repeat_interleave(torch.arange(len(maps)), torch.tensor(self.sizes, dtype=torch.long))
-        self.register_buffer("map_of_entry", entries_of, persistent=False)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
-        self.codim, self.dim = self.codim.double(), self.dim.double()
+        self.codim = self.codim.double()
         return self
 
     def flat(self, tensors: Sequence[Tensor] | None = None) -> Tensor:
@@ -169,10 +162,6 @@ class WeightBank(nn.Module):
             squares = kind.coordinates(flat).square() @ kind.forbidden.T
             total = total.index_add(0, kind.owner, squares)
         return total
-
-    def squared_norms(self, flat: Tensor) -> Tensor:
-        """Squared Frobenius norm of each weight, ``[maps]``."""
-        return torch.zeros_like(self.dim, dtype=flat.dtype).index_add(0, self.map_of_entry, flat.square())
 
     @torch.no_grad()
     def prox(self, strengths: Tensor, steps: Tensor) -> None:
