@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 
 from geoeq.cli import main
 from geoeq.forecast.command import ForecastCLI, quieten
@@ -152,24 +151,10 @@ def test_the_last_checkpoint_is_of_the_last_epoch_even_where_another_was_best(fo
     assert epochs["best"] < epochs["last"] == 3
 
 
-class Stop(Callback):
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.current_epoch == 2:
-            raise KeyboardInterrupt
-
-
-def test_a_run_with_few_validations_resumes_to_the_same_tables(folder, monkeypatch):
+def test_a_run_with_few_validations_resumes_to_the_same_tables(folder, interrupted_at):
     args = ["fit", "--config", "tiny.yaml", "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=4"]
     straight = ForecastCLI([*args, "--runs=straight"]).folder
-    whole = ForecastCLI.instantiate_trainer
-
-    def stopping(self, **kwargs):
-        trainer = whole(self, **kwargs)
-        trainer.callbacks.insert(0, Stop())
-        return trainer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ForecastCLI, "instantiate_trainer", stopping)
+    with interrupted_at(2, 0):
         assert main([*args, "--runs=broken"]) == 130
     resumed = ForecastCLI([*args, "--runs=broken", "--ckpt_path=last"]).folder
     losses = [row["val_loss"] for row in rows(straight / "metrics.csv")]

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
 
 from geoeq.cli import main
 from geoeq.forecast.command import ForecastCLI, quieten
@@ -28,14 +27,6 @@ model:
 data: {field: 4.0, frames: [0, 2], sizes: [40, 20, 20], batch_size: 10, eval_batch_size: 20}
 trainer: {accelerator: cpu, max_epochs: 4}
 """
-
-
-class Stop(Callback):
-    """Ctrl-C in the second batch of epoch 2."""
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.current_epoch == 2 and batch_idx == 1:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -76,17 +67,9 @@ def test_a_run_leaves_everything_in_its_folder(folder):
     assert "TypedMPNN" in (cli.folder / "report.html").read_text()
 
 
-def test_an_interrupted_run_goes_on_to_the_same_result(folder, monkeypatch, capsys):
+def test_an_interrupted_run_goes_on_to_the_same_result(folder, interrupted_at, capsys):
     straight = fit(runs="straight")
-    whole = ForecastCLI.instantiate_trainer
-
-    def stopping(self, **kwargs):
-        trainer = whole(self, **kwargs)
-        trainer.callbacks.insert(0, Stop())
-        return trainer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ForecastCLI, "instantiate_trainer", stopping)
+    with interrupted_at(2, 1):
         assert main(["fit", "--config", "tiny.yaml", "--runs=broken"]) == 130
     assert "go on with: geoeq fit --config tiny.yaml --runs=broken --ckpt_path=last" in capsys.readouterr().err
     broken = next(Path("broken/tiny").iterdir())
