@@ -1,5 +1,6 @@
 """What several tests of training need."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -30,8 +31,12 @@ def interrupted_at(monkeypatch) -> Callable[[int, int], AbstractContextManager[N
             trainer.callbacks.insert(0, _Stop(epoch, batch))
             return trainer
 
-        with monkeypatch.context() as patch:
-            patch.setattr(ForecastCLI, "instantiate_trainer", stopping)
-            yield
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(ForecastCLI, "instantiate_trainer", stopping)
+                yield
+        finally:  # Lightning ignores further Ctrl-C, and child processes of later tests would inherit that
+            signal.signal(signal.SIGINT, handler)
 
     return inside
