@@ -1,124 +1,14 @@
-"""What sets the strengths: one tuner, one class.
-
-A tuner sees the attached weights through their :class:`~geoeq.soft.bank.WeightBank` and returns a strength for each
-weight and each symmetry. Its own running numbers are buffers, so they are saved with the model.
-"""
+"""Strengths that maximise the evidence of the training data."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geoeq.soft.bank import WeightBank
+from geoeq.soft.tuners.base import Tuner, uniform
 
-__all__ = ["Evidence", "Fixed", "OneShot", "Tuner"]
-
-
-class Tuner(nn.Module, ABC):
-    """Base of all tuners."""
-
-    @abstractmethod
-    def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
-        """Prepare for ``bank`` and return the strengths to start with, ``[maps, symmetries]``."""
-
-    def wants_gradients(self) -> bool:
-        """Whether the gradient of this step shall be shown to :meth:`observe`."""
-        return False
-
-    def observe(self, bank: WeightBank, grads: Tensor, loss: Tensor, batch_size: int, n_targets: int) -> None:
-        """Take note of one step's gradient ``grads [entries]`` (nothing to note by default)."""
-
-    @abstractmethod
-    def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
-        """New strengths after a share ``progress`` of the training, ``[maps, symmetries]``."""
-
-
-def _uniform(bank: WeightBank, strength: float) -> Tensor:
-    return torch.where(bank.codim > 0, torch.full_like(bank.codim, strength), torch.zeros_like(bank.codim))
-
-
-class Fixed(Tuner):
-    """Strengths that never change.
-
-    Args:
-        strength: the multiplier of every penalty, in units of the loss per squared weight.
-    """
-
-    def __init__(self, strength: float = 1.0) -> None:
-        super().__init__()
-        if not strength >= 0:
-            raise ValueError(f"strength must be >= 0, got {strength}")
-        self.strength = strength
-
-    def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
-        return _uniform(bank, self.strength)
-
-    def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
-        return strengths
-
-
-class OneShot(Tuner):
-    r"""The published rule: one adjustment of one strength per symmetry, in the middle of training.
-
-    With :math:`R_k = \sum_\ell \tfrac12 \|W_\ell - P_k W_\ell\|^2`, noted once per call of ``tune`` during the last
-    part before ``at`` (the note is replaced whenever one of its entries falls), the strengths become once
-
-    .. math:: \lambda_k \leftarrow \lambda_k \, / \, (R_k / \min_j R_j)^\gamma .
-
-    Args:
-        strength: :math:`\lambda` of every symmetry at the start.
-        gamma: how sharply a violated symmetry loses its strength.
-        at: share of the training after which the adjustment is made.
-        window: share of ``at``, before it, in which R is noted.
-        largest: name of the largest group, whose strength is 0 because the others together imply it; or None.
-
-    Source: Kim et al., arXiv 2306.00356, and its released settings.
-    """
-
-    noted: Tensor
-    done: Tensor
-
-    def __init__(
-        self,
-        strength: float = 1.0,
-        *,
-        gamma: float = 2.0,
-        at: float = 0.25,
-        window: float = 0.5,
-        largest: str | None = None,
-    ) -> None:
-        super().__init__()
-        if not 0 < at < 1:
-            raise ValueError(f"at must lie between 0 and 1, got {at}")
-        if not 0 < window <= 1:
-            raise ValueError(f"window must lie in (0, 1], got {window}")
-        self.strength, self.gamma, self.at, self.window, self.largest = strength, gamma, at, window, largest
-
-    def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
-        if self.largest is not None and self.largest not in names:
-            raise ValueError(f"largest must be one of {names}, got {self.largest!r}")
-        chosen = [name != self.largest for name in names]
-        self.register_buffer("candidate", torch.tensor(chosen), persistent=False)
-        self.register_buffer("noted", torch.full((len(names),), math.inf, dtype=torch.float64))
-        self.register_buffer("done", torch.tensor(False))
-        return _uniform(bank, self.strength) * self.candidate  # type: ignore[operator]
-
-    def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
-        if self.done:
-            return strengths
-        residuals = 0.5 * bank.squared_residuals(bank.flat()).double().sum(0)
-        if progress >= self.at * (1 - self.window) and bool((residuals < self.noted).any()):
-            self.noted.copy_(residuals)
-        if progress < self.at:
-            return strengths
-        self.done.fill_(True)
-        candidate: Tensor = self.candidate  # type: ignore[assignment]
-        floor = self.noted[candidate].min().clamp(min=torch.finfo(torch.float64).tiny)
-        ratio = (self.noted.clamp(min=float(floor)) / floor) ** self.gamma
-        return strengths / ratio
+__all__ = ["Evidence"]
 
 
 class Evidence(Tuner):
@@ -183,7 +73,7 @@ class Evidence(Tuner):
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.register_buffer("loss", torch.zeros((), dtype=torch.float64))
         self.register_buffer("sizes", torch.ones(2, dtype=torch.float64))
-        return _uniform(bank, self.maximum)
+        return uniform(bank, self.maximum)
 
     def wants_gradients(self) -> bool:
         self.calls += 1  # type: ignore[assignment, operator]

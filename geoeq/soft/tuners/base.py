@@ -1,0 +1,36 @@
+"""What every tuner does: a strength for each weight and each symmetry, set from what training shows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from geoeq.soft.bank import WeightBank
+
+__all__ = ["Tuner", "uniform"]
+
+
+class Tuner(nn.Module, ABC):
+    """Base of all tuners."""
+
+    @abstractmethod
+    def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
+        """Prepare for ``bank`` and return the strengths to start with, ``[maps, symmetries]``."""
+
+    def wants_gradients(self) -> bool:
+        """Whether the gradient of this step shall be shown to :meth:`observe`."""
+        return False
+
+    def observe(self, bank: WeightBank, grads: Tensor, loss: Tensor, batch_size: int, n_targets: int) -> None:
+        """Take note of one step's gradient ``grads [entries]`` (nothing to note by default)."""
+
+    @abstractmethod
+    def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
+        """New strengths after a share ``progress`` of the training, ``[maps, symmetries]``."""
+
+
+def uniform(bank: WeightBank, strength: float) -> Tensor:
+    """The same strength for every weight and symmetry, 0 where a symmetry forbids nothing."""
+    return torch.where(bank.codim > 0, torch.full_like(bank.codim, strength), torch.zeros_like(bank.codim))
