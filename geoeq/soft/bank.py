@@ -1,9 +1,9 @@
 """All attached weights as one vector, and its coordinates along what each symmetry forbids.
 
 Weights are cut into blocks, one per pair of copies (:mod:`geoeq.intertwiners`), and blocks of one kind are handled
-together, whatever weight they come from. For each kind the complements of all candidate symmetries are
-diagonalised at once, so that residual, level and proximal step of every weight and every symmetry cost a handful
-of matrix products in all.
+together, whatever weight they come from, so that residual, level and proximal step of every weight and every symmetry
+cost a handful of matrix products in all. The subspaces that get a strength of their own are the *terms* of
+:mod:`geoeq.soft.lattice`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from geoeq.groups import Group
 from geoeq.intertwiners import Block, PairSpace, pair_space, to_rows
 from geoeq.reps import Copy, Segment, TypedMap, segments
+from geoeq.soft.lattice import Term, coordinate_frame
 
 __all__ = ["BlockKind", "WeightBank"]
 
-COMMUTE = 1e-10
-PROJECT = 1e30
+ALIGNED = 1e-10
+INFINITE = 1e30
+INFINITE_OBLIQUE = 1e10  # an eigenproblem cannot hold more beside strengths of order one
 
 
 class BlockKind(nn.Module):
@@ -28,9 +30,9 @@ class BlockKind(nn.Module):
 
     Attributes:
         index: where each block's entries lie in the joint vector, ``[blocks, D]``.
-        owner: number of the weight that each block belongs to, ``[blocks]``.
-        frame: orthonormal coordinates ``[D, D]`` in which every symmetry's complement is diagonal.
-        forbidden: 1 where a symmetry forbids a coordinate, ``[symmetries, D]``.
+        owner: number of the weight that each block belongs to, ``[blocks]``, ascending.
+        frame: unit vectors along what is forbidden, ``[D, J]``; orthonormal within each term.
+        forbidden: 1 where a term forbids a coordinate, ``[terms, J]``.
         offset: fixed part of the allowed blocks, ``[D]``.
     """
 
@@ -40,28 +42,22 @@ class BlockKind(nn.Module):
     forbidden: Tensor
     offset: Tensor
 
-    def __init__(self, spaces: Sequence[PairSpace], index: Tensor, owner: Tensor) -> None:
+    def __init__(self, frame: Tensor, forbidden: Tensor, offset: Tensor, index: Tensor, owner: Tensor) -> None:
         super().__init__()
-        complements = torch.stack([space.complement() for space in spaces])  # [K, D, D]
-        # in coordinates that are diagonal as they stand, the proximal step needs no change of frame
-        self.aligned = bool(
-            (complements - torch.diag_embed(complements.diagonal(dim1=1, dim2=2))).abs().max() < COMMUTE
-        )
-        frame = torch.eye(spaces[0].dim, dtype=torch.float64) if self.aligned else common_frame(complements)
-        forbidden = torch.einsum("dj,kde,ej->kj", frame, complements, frame).round()
-        offset = next((space.offset for space in spaces if space.offset is not None), torch.zeros(spaces[0].dim))
+        size = frame.shape[1]
+        overlap = frame.T @ frame - torch.eye(size, dtype=frame.dtype)
+        self.orthonormal = not size or bool(overlap.abs().max() < ALIGNED)
         self.affine = bool(offset.any())
-        self.aligned = self.aligned and not self.affine
+        # coordinates that are single entries need no change of frame
+        self.aligned = self.orthonormal and not self.affine and bool(((frame.abs() - 1).abs() < ALIGNED).any(0).all())
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("owner", owner, persistent=False)
-        used = forbidden.amax(0) > 0  # coordinates that nobody forbids are left alone
-        for name, tensor in (
-            ("frame", frame[:, used]),
-            ("forbidden", forbidden[:, used]),
-            ("offset", offset),
-        ):
+        self.masters = {"frame": frame, "forbidden": forbidden, "offset": offset}
+        for name, tensor in self.masters.items():
             self.register_buffer(name, tensor.float(), persistent=False)
-        self.masters = (frame[:, used], forbidden[:, used], offset)
+        self.owners, counts = (t.tolist() for t in owner.unique_consecutive(return_counts=True))
+        self.counts = counts
+        self._solved: tuple[Tensor, Tensor, Tensor] | None = None
 
     def coordinates(self, flat: Tensor, *, centred: bool = True) -> Tensor:
         """Coordinates ``[blocks, J]`` of the joint vector ``flat`` along what is forbidden."""
@@ -71,37 +67,39 @@ class BlockKind(nn.Module):
         """Coordinates ``[blocks, J]`` of ``rows [blocks, D]`` along what is forbidden."""
         return (rows - self.offset if centred and self.affine else rows) @ self.frame
 
-    def shrunk(self, rows: Tensor, scaled: Tensor) -> Tensor:
-        """``rows [blocks, D]`` after the proximal step of strength times step size ``scaled [maps, symmetries]``."""
-        total = scaled @ self.forbidden  # [maps, J]
+    def shrunk(self, rows: Tensor, strengths: Tensor, steps: Tensor) -> Tensor:
+        """``rows [blocks, D]`` after the proximal step with ``strengths [maps, terms]`` and ``steps [maps]``."""
+        if not self.orthonormal:
+            return self._solve(rows, strengths, steps)
+        total = (strengths * steps.unsqueeze(1)).to(rows) @ self.forbidden  # [maps, J]
         if self.aligned:
-            return rows * (1.0 / (1.0 + total @ self.frame.T)).index_select(0, self.owner)
+            return rows * (1.0 / (1.0 + total @ self.frame.square().T)).index_select(0, self.owner)
         shrink = (total / (1.0 + total)).index_select(0, self.owner)
         return rows - (self.within(rows) * shrink) @ self.frame.T
+
+    def _solve(self, rows: Tensor, strengths: Tensor, steps: Tensor) -> Tensor:
+        """The same where terms are oblique to each other: one small eigenproblem per weight and change of strength."""
+        strengths = strengths.clamp(max=INFINITE_OBLIQUE)
+        if self._solved is None or not torch.equal(self._solved[0], strengths):
+            frame = self.masters["frame"].to(strengths)
+            total = strengths[self.owners] @ self.masters["forbidden"].to(strengths)  # [owners, J]
+            values, vectors = torch.linalg.eigh(torch.einsum("dj,oj,ej->ode", frame, total, frame))
+            self._solved = (strengths.clone(), values.clamp(min=0.0), vectors.to(rows))
+        _, values, vectors = self._solved
+        scaled = values * steps[self.owners].unsqueeze(1)
+        shrink = (scaled / (1.0 + scaled)).to(rows)
+        centred = rows - self.offset
+        moved = [((part @ vectors[o]) * shrink[o]) @ vectors[o].T for o, part in enumerate(centred.split(self.counts))]
+        return rows - torch.cat(moved)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         # Going through float32 and back must not cost the constants their precision.
         super()._apply(fn, recurse)
-        for name, master in zip(("frame", "forbidden", "offset"), self.masters, strict=True):
+        for name, master in self.masters.items():
             like = getattr(self, name)
             setattr(self, name, master.to(like.dtype).to(like.device))
+        self._solved = None
         return self
-
-
-def common_frame(complements: Tensor) -> Tensor:
-    """Orthonormal vectors ``[D, D]`` that diagonalise all ``complements [K, D, D]`` at once.
-
-    Raises:
-        ValueError: if two of them do not commute, so that no such vectors exist.
-    """
-    products = torch.einsum("kde,lef->kldf", complements, complements)
-    if (products - products.transpose(0, 1)).abs().max() > COMMUTE:
-        raise ValueError(
-            "symmetries must have commuting projectors to be softened together (as nested groups, translations, "
-            "permutations and parts have); attach the others in a second SoftEquivariance"
-        )
-    weights = 1.0 + torch.arange(len(complements), dtype=torch.float64).sqrt() * 0.6180339887
-    return torch.linalg.eigh((weights[:, None, None] * complements).sum(0)).eigenvectors
 
 
 class WeightBank(nn.Module):
@@ -110,15 +108,18 @@ class WeightBank(nn.Module):
     Args:
         maps: the attached weights.
         groups: the candidate symmetries.
+        split: whether terms are the increments of the lattice of symmetries instead of the symmetries themselves.
 
     Attributes:
-        codim: dimension of what each symmetry forbids in each weight, ``[maps, symmetries]``, float64.
+        terms: which symmetries forbid each term.
+        members: the same as 0 and 1, ``[terms, symmetries]``.
+        codim: dimension of each term in each weight, ``[maps, terms]``, float64.
     """
 
     codim: Tensor
     constrained: Tensor
 
-    def __init__(self, maps: Sequence[TypedMap], groups: Sequence[Group]) -> None:
+    def __init__(self, maps: Sequence[TypedMap], groups: Sequence[Group], *, split: bool = False) -> None:
         super().__init__()
         self.parameters_ = [m.parameter for m in maps]
         self.sizes = [p.numel() for p in self.parameters_]
@@ -128,15 +129,23 @@ class WeightBank(nn.Module):
             for pair, index in _blocks_of(typed, groups[0].n):
                 found.setdefault(pair, []).append((number, index + start))
             start += typed.parameter.numel()
-        self.kinds: list[BlockKind] = []
-        codim = torch.zeros(len(maps), len(groups), dtype=torch.float64)
+        framed = []
         for (copy_out, copy_in), entries in found.items():
             spaces = [pair_space(group, copy_out, copy_in) for group in groups]
-            if all(space.rank == space.dim for space in spaces):
-                continue
+            if any(space.rank < space.dim for space in spaces):
+                framed.append((coordinate_frame(spaces, split=split), _offset(spaces), entries))
+        singles: list[Term] = [] if split else [frozenset({k}) for k in range(len(groups))]
+        self.terms = list(dict.fromkeys([*singles, *(term for frame, _, _ in framed for term in frame.terms)]))
+        self.members = torch.tensor([[float(k in term) for k in range(len(groups))] for term in self.terms]).reshape(
+            -1, len(groups)
+        )
+        codim = torch.zeros(len(maps), len(self.terms), dtype=torch.float64)
+        self.kinds: list[BlockKind] = []
+        for (frame, columns), offset, entries in framed:
+            forbidden = torch.tensor([[float(term in column) for column in columns] for term in self.terms])
             index = torch.cat([rows for _, rows in entries])
             owner = torch.cat([torch.full((len(rows),), number) for number, rows in entries])
-            kind = BlockKind(spaces, index, owner)
+            kind = BlockKind(frame, forbidden.double().reshape(len(self.terms), -1), offset, index, owner)
             self.add_module(f"kind_{len(self.kinds)}", kind)
             self.kinds.append(kind)
             codim.index_add_(0, owner, kind.forbidden.sum(1).double().expand(len(owner), -1))
@@ -156,11 +165,19 @@ class WeightBank(nn.Module):
         return torch.cat([t.reshape(-1) for t in tensors])
 
     def squared_residuals(self, flat: Tensor) -> Tensor:
-        r"""What each symmetry forbids, :math:`\|W - P_k W\|^2`, ``[maps, symmetries]``; differentiable."""
+        r"""What each term forbids, :math:`\|W - P_k W\|^2`, ``[maps, terms]``; differentiable."""
         total = torch.zeros_like(self.codim, dtype=flat.dtype)
         for kind in self.kinds:
             squares = kind.coordinates(flat).square() @ kind.forbidden.T
             total = total.index_add(0, kind.owner, squares)
+        return total
+
+    def inner(self, a: Tensor, b: Tensor) -> Tensor:
+        r""":math:`\langle A, B - P_k B\rangle` of two joint vectors, a gradient and the weights, ``[maps, terms]``."""
+        total = torch.zeros_like(self.codim, dtype=b.dtype)
+        for kind in self.kinds:
+            products = (kind.coordinates(a, centred=False) * kind.coordinates(b)) @ kind.forbidden.T
+            total = total.index_add(0, kind.owner, products)
         return total
 
     @torch.no_grad()
@@ -168,21 +185,26 @@ class WeightBank(nn.Module):
         r"""Replace each weight by :math:`(I + \eta \sum_k \lambda_k (I - P_k))^{-1} W`, exactly.
 
         Args:
-            strengths: :math:`\lambda`, ``[maps, symmetries]``; infinity projects.
+            strengths: :math:`\lambda`, ``[maps, terms]``, float64; infinity projects.
             steps: :math:`\eta` of each weight, ``[maps]``.
         """
         flat = self.flat()
-        # a finite stand-in for infinity keeps 0 * infinity out of the product below
-        scaled = (strengths * steps.unsqueeze(1)).clamp(max=PROJECT).nan_to_num(0.0).to(flat)
+        # a finite stand-in for infinity keeps 0 * infinity out of the products
+        finite = strengths.clamp(max=INFINITE).to(steps)
         entries = flat.index_select(0, self.constrained).split([kind.index.numel() for kind in self.kinds])
         shrunk = [
-            kind.shrunk(values.view_as(kind.index), scaled).reshape(-1)
+            kind.shrunk(values.view_as(kind.index), finite, steps).reshape(-1)
             for kind, values in zip(self.kinds, entries, strict=True)
         ]
         if shrunk:
             flat.scatter_(0, self.constrained, torch.cat(shrunk))
             pieces = [piece.view_as(p) for piece, p in zip(flat.split(self.sizes), self.parameters_, strict=True)]
             torch._foreach_copy_([p.data for p in self.parameters_], pieces)
+
+
+def _offset(spaces: Sequence[PairSpace]) -> Tensor:
+    zero = torch.zeros(spaces[0].dim, dtype=torch.float64)
+    return next((space.offset for space in spaces if space.offset is not None), zero)
 
 
 def _blocks_of(typed: TypedMap, d: int) -> list[tuple[tuple[Copy, Copy], Tensor]]:

@@ -98,9 +98,7 @@ class SoftEquivariance(nn.Module):
             raise ValueError("model must have typed linear maps (geoeq.layers.TypedLinear) to be softened, got none")
         self._model = (model,)  # in a tuple, not as a submodule: the weights belong to the model alone
         self._layers, self._moments = layers, None
-        self.bank = WeightBank(maps, groups).to(maps[0].parameter)
-        constrained = (self.bank.codim > 0).cpu().split([len(layer.maps) for layer in layers])
-        self._constrained = {layer.name: rows for layer, rows in zip(layers, constrained, strict=True)}
+        self.bank = WeightBank(maps, groups, split=self.tuner.split).to(maps[0].parameter)
         names = list(self.symmetries)
         self.register_buffer("strengths", self.tuner.initial(self.bank, names))
         self.tuner.to(maps[0].parameter.device)
@@ -108,7 +106,11 @@ class SoftEquivariance(nn.Module):
         return Attachment(
             covered=[typed.name for typed in maps],
             uncovered=[name for name, p in model.named_parameters() if id(p) not in typed_ids],
-            unconstrained=[name for name, c in zip(names, self.bank.codim.sum(0).tolist(), strict=True) if c == 0],
+            unconstrained=[
+                name
+                for name, used in zip(names, (self.bank.codim.cpu() @ self.bank.members.double()).any(0), strict=True)
+                if not used
+            ],
         )
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
@@ -170,6 +172,15 @@ class SoftEquivariance(nn.Module):
         self._need_attached()
         self.strengths.copy_(self.tuner.update(self.bank, self.strengths, progress, n_samples))
 
+    def strengths_of_symmetries(self) -> Tensor:
+        """Strength of each symmetry in each weight, its weakest term; infinite where it constrains nothing.
+
+        Returns:
+            ``[maps, symmetries]``, float64.
+        """
+        acts = (self.bank.codim > 0).unsqueeze(1) & (self.bank.members.T > 0).to(self.bank.codim.device)
+        return torch.where(acts, self.strengths.unsqueeze(1), math.inf).amin(2)
+
     @torch.no_grad()
     def levels(self, *inputs: object) -> Levels:
         r"""Level of each symmetry in each layer, from 0 = exact to 1 = no more symmetric than a random layer.
@@ -190,15 +201,14 @@ class SoftEquivariance(nn.Module):
         return self._table(self._moments)
 
     def _table(self, moments: list[Tensor] | None) -> Levels:
-        strengths = iter(self.strengths)
+        least = iter(self.strengths_of_symmetries().cpu())  # [symmetries] of each weight
         rows = Levels()
         for number, layer in enumerate(self._layers):
-            own = torch.stack([next(strengths) for _ in layer.maps])  # [maps of the layer, symmetries]
-            found = layer.levels(None if moments is None else moments[number])
-            for k, (symmetry, level) in enumerate(zip(self.symmetries, found, strict=True)):
+            own = torch.stack([next(least) for _ in layer.maps]).amin(0)
+            levels = layer.levels(None if moments is None else moments[number])
+            for symmetry, level, strength in zip(self.symmetries, levels, own.tolist(), strict=True):
                 if not math.isnan(level):
-                    least = float(own[self._constrained[layer.name][:, k], k].min())
-                    rows.append(LevelRow(layer.name, symmetry, level, least))
+                    rows.append(LevelRow(layer.name, symmetry, level, strength))
         return rows
 
     @torch.no_grad()

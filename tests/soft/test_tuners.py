@@ -32,7 +32,7 @@ def fit(target, *, tuner=None, noise=0.1, n=600, steps=300, seed=0):
         soft.prox_step(optimizer)
         if step % 6 == 5:
             soft.tune(step / steps, n)
-    strengths = dict(zip(TYPES, soft.strengths[0].tolist(), strict=True))  # of the weight
+    strengths = dict(zip(TYPES, soft.strengths_of_symmetries()[0].tolist(), strict=True))  # of the weight
     return soft.levels().overall(), strengths
 
 

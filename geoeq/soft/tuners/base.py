@@ -13,11 +13,18 @@ __all__ = ["Tuner", "uniform"]
 
 
 class Tuner(nn.Module, ABC):
-    """Base of all tuners."""
+    """Base of all tuners.
+
+    Attributes:
+        split: whether each increment of the lattice of symmetries has a strength of its own
+            (:mod:`geoeq.soft.lattice`), or each symmetry as a whole.
+    """
+
+    split = False
 
     @abstractmethod
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
-        """Prepare for ``bank`` and return the strengths to start with, ``[maps, symmetries]``."""
+        """Prepare for ``bank`` and return the strengths to start with, ``[maps, terms]``."""
 
     def wants_gradients(self) -> bool:
         """Whether the gradient of this step shall be shown to :meth:`observe`."""
@@ -28,7 +35,7 @@ class Tuner(nn.Module, ABC):
 
     @abstractmethod
     def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
-        """New strengths after a share ``progress`` of the training, ``[maps, symmetries]``."""
+        """New strengths after a share ``progress`` of the training, ``[maps, terms]``."""
 
 
 def uniform(bank: WeightBank, strength: float) -> Tensor:

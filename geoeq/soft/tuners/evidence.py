@@ -37,6 +37,7 @@ class Evidence(Tuner):
     Source: MacKay, Neural Computation 4 (1992) 415; Tipping and Faul, AISTATS 2003, equation 20.
     """
 
+    split = True
     mean: Tensor
     second: Tensor
     weight: Tensor
@@ -102,7 +103,7 @@ class Evidence(Tuner):
         return torch.where(bank.codim > 0, moved, torch.zeros_like(moved))
 
     def pull(self, bank: WeightBank, n_samples: int) -> tuple[Tensor, Tensor]:
-        r"""The ratio :math:`\rho` and the mean curvature :math:`\bar h`, each ``[maps, symmetries]``, float64."""
+        r"""The ratio :math:`\rho` and the mean curvature :math:`\bar h`, each ``[maps, terms]``, float64."""
         steps = int(self.steps)  # type: ignore[arg-type]
         seen = 1.0 - (1.0 - 1.0 / self.window) ** steps
         batch_size, n_targets = self.sizes.tolist()
