@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from e3nn import o3
 from torch import Tensor, nn
 
-from geoeq.groups import E, Group
+from geoeq.groups import SO, E, Group, O
 from geoeq.intertwiners import Projector
-from geoeq.reps import Irreps, Rep, Segment, TypedMap, as_rep, rep_key, segments
+from geoeq.reps import Irreps, Rep, Segment, Sum, TypedMap, as_rep, rep_key, segments
 
 __all__ = ["MODES", "TypedLinear"]
 
 MODES = ("exact", "soft", "free")
 SCALAR = Irreps("1x0e")
+EXACT = 1e-5  # level that rounding to float32 leaves
 
 
 class TypedLinear(nn.Module):
@@ -108,19 +110,116 @@ class TypedLinear(nn.Module):
         return maps
 
     @torch.no_grad()
+    def level(self, groups: Sequence[Group]) -> float:
+        r"""How far weight and bias are from respecting all of ``groups``, 0 = exact, 1 = like a random layer.
+
+        :math:`\sqrt{\|W - P W\|^2 / (f \|W\|^2)}`, where f is the share that a random weight has outside.
+        """
+        weight, bias = self.effective()
+        parts = [(self.rep_in, weight), *([] if bias is None else [(SCALAR, bias.unsqueeze(1))])]
+        broken = power = forbidden = entries = 0.0
+        for rep_in, part in parts:
+            projector = Projector(groups, rep_in, self.rep_out).double()
+            value = part.double().cpu()
+            broken += float(projector.residual(value).square().sum())
+            power += float(value.square().sum())
+            forbidden += projector.dim - projector.rank
+            entries += projector.dim
+        return (broken * entries / (forbidden * power)) ** 0.5 if forbidden and power else 0.0
+
+    @torch.no_grad()
     def constrain(self, groups: Sequence[Group]) -> None:
         """Become exact for all of ``groups`` at once (and for those it was exact for before)."""
         kept = self.groups if self.mode == "exact" else ()
-        self.groups = tuple(dict.fromkeys((*kept, *groups)))
+        self._be_exact(tuple(dict.fromkeys((*kept, *groups))))
+
+    @torch.no_grad()
+    def relax(self, keep: Sequence[Group] = ()) -> None:
+        """Become soft, the inverse of :meth:`constrain`: outputs stay the same, but the weight may leave the symmetry.
+
+        Args:
+            keep: groups to stay exact for, each a symmetry that the layer has. A soft or free layer changes only if
+                there are some.
+
+        Raises:
+            ValueError: if the layer does not have a symmetry that it shall keep.
+        """
+        for group in keep:
+            level = self.level([group])
+            if level > EXACT:
+                raise ValueError(f"keep must hold symmetries that the layer has, got {group} at level {level:.2g}")
+        self._write(*self.effective())
+        if keep:
+            self._be_exact(tuple(dict.fromkeys(keep)))
+        elif self.mode == "exact":
+            self.mode = "soft"
+
+    def _be_exact(self, groups: tuple[Group, ...]) -> None:
+        self.groups, self.mode = groups, "exact"
         self._build_projectors(self.bias is not None)
         self.weight_projector.to(self.weight)
         if self.bias_projector is not None:
             self.bias_projector.to(self.weight)
-        self.mode = "exact"
-        weight, bias = self.effective()
+        self._write(*self.effective())
+
+    def _write(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight.copy_(weight)
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
+
+    @classmethod
+    @torch.no_grad()
+    def from_e3nn(cls, linear: o3.Linear, *, mode: str = "exact") -> TypedLinear:
+        """The same map as ``linear``, exact for O(3), or soft and ready to be attached.
+
+        Raises:
+            ValueError: if ``linear`` does not hold its own weights or maps channels beside irreps (``f_in``).
+
+        >>> TypedLinear.from_e3nn(o3.Linear("2x0e + 1x1o", "3x1o")).typed_maps()[0].parameter.shape
+        torch.Size([9, 5])
+        """
+        if not isinstance(linear, o3.Linear) or not linear.internal_weights or linear.weight.dim() != 1:
+            raise ValueError(f"linear must be an o3.Linear with weights of its own and without f_in, got {linear}")
+        like = linear.output_mask
+        made = cls(linear.irreps_in, linear.irreps_out, bias=linear.bias_numel > 0, mode=mode, group=O(3)).to(like)
+        eye = torch.eye(linear.irreps_in.dim).to(like)
+        weight = linear(eye, linear.weight, torch.zeros_like(linear.bias)).T
+        made._write(weight, linear(torch.zeros_like(eye[:1])).squeeze(0) if linear.bias_numel else None)
+        return made
+
+    @torch.no_grad()
+    def to_e3nn(self, *, tolerance: float = EXACT) -> o3.Linear:
+        """The same map as an ``o3.Linear``, whatever the mode, if it respects O(3).
+
+        A layer that respects SO(3) only mixes parities, which ``o3.Linear`` cannot; its irreps are then all even.
+
+        Args:
+            tolerance: the highest level that counts as exact.
+
+        Raises:
+            ValueError: if the level of rotations is above ``tolerance``, or a side is not made of irreps.
+        """
+        irreps_in, irreps_out = _irreps_of(self.rep_in, "rep_in"), _irreps_of(self.rep_out, "rep_out")
+        if self.level([O(3)]) > tolerance:
+            level = self.level([SO(3)])
+            if level > tolerance:
+                raise ValueError(f"layer must respect rotations within level {tolerance:.2g}, got level {level:.2g}")
+            irreps_in, irreps_out = _all_even(irreps_in), _all_even(irreps_out)
+        linear = o3.Linear(irreps_in, irreps_out, biases=self.bias is not None).to(self.weight)
+        weight, bias = self.effective()
+        columns, rows = irreps_in.slices(), irreps_out.slices()
+        biases = []
+        for number, path in enumerate(linear.instructions):
+            mul, irrep = irreps_out[path.i_out]
+            if path.i_in == -1:
+                biases.append(rows[path.i_out])
+                continue
+            block = weight[rows[path.i_out], columns[path.i_in]].reshape(mul, irrep.dim, -1, irrep.dim)
+            multiples = block.diagonal(dim1=1, dim2=3).mean(-1)  # [mul_out, mul_in], by Schur's lemma
+            linear.weight_view_for_instruction(number).copy_(multiples.T / path.path_weight)
+        if bias is not None and biases:
+            linear.bias.copy_(torch.cat([bias[row] for row in biases]))
+        return linear
 
     def extra_repr(self) -> str:
         names = ", ".join(map(repr, self.groups))
@@ -132,3 +231,16 @@ def _scale_copies(weight: Tensor, row: Segment) -> None:
     part = weight[row.start : row.stop].reshape(row.mul, -1)
     size = part.square().sum(1, keepdim=True).div(row.copy.dim).sqrt()
     part.div_(torch.where(size > 0, size * 3**0.5, torch.ones_like(size)))
+
+
+def _irreps_of(rep: Rep, argument: str) -> Irreps:
+    """``rep`` written as irreps alone."""
+    if isinstance(rep, Sum):
+        return sum((_irreps_of(term, argument) for term in rep.terms), Irreps(""))
+    if not isinstance(rep, Irreps):
+        raise ValueError(f"{argument} must be made of irreps to become an e3nn layer, got {rep_key(rep)}")
+    return rep
+
+
+def _all_even(irreps: Irreps) -> Irreps:
+    return Irreps([(mul, (irrep.l, 1)) for mul, irrep in irreps])

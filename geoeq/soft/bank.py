@@ -8,7 +8,7 @@ cost a handful of matrix products in all. The subspaces that get a strength of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,10 @@ class BlockKind(nn.Module):
         overlap = frame.T @ frame - torch.eye(size, dtype=frame.dtype)
         self.orthonormal = not size or bool(overlap.abs().max() < ALIGNED)
         self.affine = bool(offset.any())
-        # coordinates that are single entries need no change of frame
-        self.aligned = self.orthonormal and not self.affine and bool(((frame.abs() - 1).abs() < ALIGNED).any(0).all())
+        single = (frame.abs() - 1).abs() < ALIGNED  # coordinates that are single entries, [D, J]
+        self.aligned = self.orthonormal and not self.affine and bool(single.any(0).all())
+        #: for aligned kinds, the terms that forbid each entry as 0 and 1, [D, terms]
+        self.forbidden_entries = single.double() @ forbidden.T
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("owner", owner, persistent=False)
         self.masters = {"frame": frame, "forbidden": forbidden, "offset": offset}
@@ -72,10 +74,8 @@ class BlockKind(nn.Module):
         if not self.orthonormal:
             return self._solve(rows, strengths, steps)
         total = (strengths * steps.unsqueeze(1)).to(rows) @ self.forbidden  # [maps, J]
-        if self.aligned:
-            return rows * (1.0 / (1.0 + total @ self.frame.square().T)).index_select(0, self.owner)
         shrink = (total / (1.0 + total)).index_select(0, self.owner)
-        return rows - (self.within(rows) * shrink) @ self.frame.T
+        return torch.addmm(rows, self.within(rows).mul_(shrink), self.frame.T, alpha=-1)
 
     def _solve(self, rows: Tensor, strengths: Tensor, steps: Tensor) -> Tensor:
         """The same where terms are oblique to each other: one small eigenproblem per weight and change of strength."""
@@ -118,11 +118,14 @@ class WeightBank(nn.Module):
 
     codim: Tensor
     constrained: Tensor
+    factor: Tensor
+    patterns: Tensor
 
     def __init__(self, maps: Sequence[TypedMap], groups: Sequence[Group], *, split: bool = False) -> None:
         super().__init__()
         self.parameters_ = [m.parameter for m in maps]
         self.sizes = [p.numel() for p in self.parameters_]
+        self._shared: tuple[list[int], list[Tensor]] | None = None
         found: dict[tuple[Copy, Copy], list[tuple[int, Tensor]]] = {}
         start = 0
         for number, typed in enumerate(maps):
@@ -149,10 +152,25 @@ class WeightBank(nn.Module):
             self.add_module(f"kind_{len(self.kinds)}", kind)
             self.kinds.append(kind)
             codim.index_add_(0, owner, kind.forbidden.sum(1).double().expand(len(owner), -1))
-        everything = [kind.index.reshape(-1) for kind in self.kinds]
-        constrained = torch.cat(everything) if everything else torch.zeros(0, dtype=torch.long)
-        self.register_buffer("constrained", constrained, persistent=False)
         self.register_buffer("codim", codim, persistent=False)
+        self._number_aligned_entries(start)
+        self.framed = [kind for kind in self.kinds if not kind.aligned]
+        entries_of = [kind.index.reshape(-1) for kind in self.framed]
+        constrained = torch.cat(entries_of) if entries_of else torch.zeros(0, dtype=torch.long)
+        self.register_buffer("constrained", constrained, persistent=False)
+
+    def _number_aligned_entries(self, size: int) -> None:
+        """Number the factor of each entry of aligned kinds by its weight and the terms that forbid it; 0 for others."""
+        patterns = torch.zeros(1, len(self.terms), dtype=torch.float64)
+        aligned = [kind for kind in self.kinds if kind.aligned]
+        if aligned:
+            patterns = torch.cat([patterns, *(kind.forbidden_entries for kind in aligned)]).unique(dim=0)
+        factor = torch.zeros(size, dtype=torch.long)
+        for kind in aligned:
+            number = (kind.forbidden_entries.unsqueeze(1) == patterns).all(-1).long().argmax(1)  # [D]
+            factor[kind.index] = kind.owner.unsqueeze(1) * len(patterns) + number
+        self.register_buffer("patterns", patterns.float(), persistent=False)
+        self.register_buffer("factor", factor, persistent=False)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
@@ -164,20 +182,27 @@ class WeightBank(nn.Module):
         tensors = self.parameters_ if tensors is None else tensors
         return torch.cat([t.reshape(-1) for t in tensors])
 
+    def _views(self) -> list[Tensor]:
+        """The weights as vectors that share their memory; made anew only when a weight has moved."""
+        places = [p.data_ptr() for p in self.parameters_]
+        if self._shared is None or self._shared[0] != places:
+            self._shared = places, [p.data.view(-1) for p in self.parameters_]
+        return self._shared[1]
+
     def squared_residuals(self, flat: Tensor) -> Tensor:
         r"""What each term forbids, :math:`\|W - P_k W\|^2`, ``[maps, terms]``; differentiable."""
-        total = torch.zeros_like(self.codim, dtype=flat.dtype)
-        for kind in self.kinds:
-            squares = kind.coordinates(flat).square() @ kind.forbidden.T
-            total = total.index_add(0, kind.owner, squares)
-        return total
+        return self._gathered(flat, lambda kind: kind.coordinates(flat).square())
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         r""":math:`\langle A, B - P_k B\rangle` of two joint vectors, a gradient and the weights, ``[maps, terms]``."""
-        total = torch.zeros_like(self.codim, dtype=b.dtype)
-        for kind in self.kinds:
-            products = (kind.coordinates(a, centred=False) * kind.coordinates(b)) @ kind.forbidden.T
-            total = total.index_add(0, kind.owner, products)
+        return self._gathered(b, lambda kind: kind.coordinates(a, centred=False) * kind.coordinates(b))
+
+    def _gathered(self, like: Tensor, values: Callable[[BlockKind], Tensor]) -> Tensor:
+        """Values of coordinates of every kind, summed over each term of each weight, ``[maps, terms]``."""
+        total = torch.zeros_like(self.codim, dtype=like.dtype)
+        with torch.autocast(like.device.type, enabled=False):  # half precision would blur what is nearly zero
+            for kind in self.kinds:
+                total = total.index_add(0, kind.owner, values(kind) @ kind.forbidden.T)
         return total
 
     @torch.no_grad()
@@ -188,18 +213,27 @@ class WeightBank(nn.Module):
             strengths: :math:`\lambda`, ``[maps, terms]``, float64; infinity projects.
             steps: :math:`\eta` of each weight, ``[maps]``.
         """
-        flat = self.flat()
+        if not self.kinds:
+            return
+        with torch.autocast(steps.device.type, enabled=False):
+            self._prox(strengths, steps)
+
+    def _prox(self, strengths: Tensor, steps: Tensor) -> None:
         # a finite stand-in for infinity keeps 0 * infinity out of the products
         finite = strengths.clamp(max=INFINITE).to(steps)
-        entries = flat.index_select(0, self.constrained).split([kind.index.numel() for kind in self.kinds])
-        shrunk = [
-            kind.shrunk(values.view_as(kind.index), finite, steps).reshape(-1)
-            for kind, values in zip(self.kinds, entries, strict=True)
-        ]
-        if shrunk:
-            flat.scatter_(0, self.constrained, torch.cat(shrunk))
-            pieces = [piece.view_as(p) for piece, p in zip(flat.split(self.sizes), self.parameters_, strict=True)]
-            torch._foreach_copy_([p.data for p in self.parameters_], pieces)
+        views = self._views()
+        flat = torch.cat(views)
+        # the pattern that no term forbids is number 0 of every weight, so entries that are left alone get 1
+        factors = 1.0 / (1.0 + (finite * steps.unsqueeze(1)) @ self.patterns.to(steps).T)  # [maps, patterns]
+        flat.mul_(factors.to(flat).reshape(-1).index_select(0, self.factor))
+        if self.framed:
+            entries = flat.index_select(0, self.constrained).split([kind.index.numel() for kind in self.framed])
+            shrunk = [
+                kind.shrunk(values.view_as(kind.index), finite, steps).reshape(-1)
+                for kind, values in zip(self.framed, entries, strict=True)
+            ]
+            flat.index_copy_(0, self.constrained, torch.cat(shrunk))
+        torch._foreach_copy_(views, flat.split(self.sizes))
 
 
 def _offset(spaces: Sequence[PairSpace]) -> Tensor:

@@ -12,8 +12,11 @@ from torch.optim import Optimizer
 
 from geoeq.groups import Group, parse
 from geoeq.soft.bank import WeightBank
-from geoeq.soft.levels import LevelRow, Levels, TypedLayer, input_moments
+from geoeq.soft.intervals import InputRecord, record_inputs
+from geoeq.soft.levels import Levels, level_table
+from geoeq.soft.steps import StepSizes
 from geoeq.soft.tuners import Evidence, Tuner
+from geoeq.soft.typed_layer import TypedLayer, typed_layers
 
 __all__ = ["Attachment", "SoftEquivariance"]
 
@@ -73,7 +76,7 @@ class SoftEquivariance(nn.Module):
         self.symmetries = {str(name): parse(group) for name, group in symmetries.items()}
         self.tuner = Evidence() if tuner is None else tuner
         self._layers: list[TypedLayer] = []
-        self._moments: list[Tensor] | None = None
+        self._records: list[InputRecord] | None = None
 
     @property
     def attached(self) -> bool:
@@ -83,25 +86,26 @@ class SoftEquivariance(nn.Module):
     def attach(self, model: nn.Module) -> Attachment:
         """Take every typed linear map of ``model`` under control and report what is covered.
 
-        A module takes part if it has ``typed_maps()``, ``effective()`` and ``constrain(groups)``, as
+        A module takes part if it has ``typed_maps()``, ``effective()``, ``constrain(groups)`` and ``relax(keep)``, as
         :class:`geoeq.layers.TypedLinear` has.
 
         Raises:
             ValueError: if no module of the model is typed.
         """
         groups = list(self.symmetries.values())
-        layers = [TypedLayer(name, m, groups) for name, m in model.named_modules() if hasattr(m, "typed_maps")]
+        layers = typed_layers(model, groups)
         maps = [
             typed._replace(name=f"{layer.name}.{typed.name}".lstrip(".")) for layer in layers for typed in layer.maps
         ]
         if not maps:
             raise ValueError("model must have typed linear maps (geoeq.layers.TypedLinear) to be softened, got none")
         self._model = (model,)  # in a tuple, not as a submodule: the weights belong to the model alone
-        self._layers, self._moments = layers, None
+        self._layers, self._records = layers, None
         self.bank = WeightBank(maps, groups, split=self.tuner.split).to(maps[0].parameter)
         names = list(self.symmetries)
         self.register_buffer("strengths", self.tuner.initial(self.bank, names))
         self.tuner.to(maps[0].parameter.device)
+        self.step_sizes = StepSizes(self.bank.parameters_)
         typed_ids = {id(typed.parameter) for typed in maps}
         return Attachment(
             covered=[typed.name for typed in maps],
@@ -145,7 +149,7 @@ class SoftEquivariance(nn.Module):
         self._need_attached()
         if bool((self.strengths == 0).all()):
             return
-        self.bank.prox(self.strengths, step_sizes(optimizer, self.bank.parameters_))
+        self.bank.prox(self.strengths, self.step_sizes(optimizer))
 
     @torch.no_grad()
     def observe(self, loss: float | Tensor, batch_size: int, n_targets: int = 1) -> None:
@@ -158,8 +162,16 @@ class SoftEquivariance(nn.Module):
         """
         self._need_attached()
         if self.tuner.wants_gradients():
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.bank.parameters_]
-            self.tuner.observe(self.bank, self.bank.flat(grads), torch.as_tensor(loss).detach(), batch_size, n_targets)
+            self.tuner.observe(self.bank, self._gradients(), torch.as_tensor(loss).detach(), batch_size, n_targets)
+
+    @torch.no_grad()
+    def observe_validation(self) -> None:
+        """Let the tuner see the gradients of a validation batch; call after ``validation_loss.backward()``."""
+        self._need_attached()
+        self.tuner.observe_validation(self.bank, self._gradients())
+
+    def _gradients(self) -> Tensor:
+        return self.bank.flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.bank.parameters_])
 
     @torch.no_grad()
     def tune(self, progress: float, n_samples: int) -> None:
@@ -197,19 +209,16 @@ class SoftEquivariance(nn.Module):
         self._need_attached()
         if not inputs:
             return self._table(None)
-        self._moments = input_moments(self._layers, self._model[0], inputs)
-        return self._table(self._moments)
+        records = record_inputs(self._layers, self._model[0], inputs)
+        self._records = [
+            record._replace(interval=None) for record in records
+        ]  # intervals are of the weights as they are
+        return self._table(records)
 
-    def _table(self, moments: list[Tensor] | None) -> Levels:
+    def _table(self, records: list[InputRecord] | None) -> Levels:
         least = iter(self.strengths_of_symmetries().cpu())  # [symmetries] of each weight
-        rows = Levels()
-        for number, layer in enumerate(self._layers):
-            own = torch.stack([next(least) for _ in layer.maps]).amin(0)
-            levels = layer.levels(None if moments is None else moments[number])
-            for symmetry, level, strength in zip(self.symmetries, levels, own.tolist(), strict=True):
-                if not math.isnan(level):
-                    rows.append(LevelRow(layer.name, symmetry, level, strength))
-        return rows
+        strengths = [torch.stack([next(least) for _ in layer.maps]).amin(0).tolist() for layer in self._layers]
+        return level_table(self._layers, list(self.symmetries), strengths, records)
 
     @torch.no_grad()
     def harden(self, tolerance: float = 0.05, *inputs: object) -> nn.Module:
@@ -224,7 +233,7 @@ class SoftEquivariance(nn.Module):
                 carry a large break.
         """
         self._need_attached()
-        levels = self.levels(*inputs) if inputs else self._table(self._moments)
+        levels = self.levels(*inputs) if inputs else self._table(self._records)
         exact = [self.symmetries[name] for name, level in levels.overall().items() if level <= tolerance]
         if exact:
             for layer in self._layers:
@@ -237,21 +246,3 @@ class SoftEquivariance(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={group}" for name, group in self.symmetries.items())
-
-
-def step_sizes(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Tensor:
-    """Step per unit of gradient that ``optimizer`` makes on each of ``parameters``, ``[maps]``, float64."""
-    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
-    missing = sum(p not in groups for p in parameters)
-    if missing:
-        raise ValueError(f"optimizer must hold every attached weight, {missing} of {len(parameters)} are missing")
-    rates = [float(groups[p]["lr"]) for p in parameters]
-    steps = torch.tensor(rates, dtype=torch.float64, device=parameters[0].device)
-    states = [optimizer.state.get(p, {}) for p in parameters]
-    if not all("exp_avg_sq" in state for state in states):
-        return steps
-    sums = torch.stack(torch._foreach_norm([state["exp_avg_sq"] for state in states], 1)).double()
-    sizes = torch.tensor([float(p.numel()) for p in parameters], dtype=torch.float64, device=steps.device)
-    group = groups[parameters[0]]
-    mean_square = sums / sizes / (1.0 - group["betas"][1] ** float(states[0]["step"]))
-    return steps / (mean_square.sqrt() + group["eps"])

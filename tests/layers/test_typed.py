@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from e3nn import o3
 from e3nn.o3 import Irreps
 
-from geoeq.groups import O2, SO, E, O, Piecewise, S
+from geoeq.groups import O2, SO, SO2, E, O, Piecewise, S
 from geoeq.layers import TypedConv, TypedLinear, TypedMPNN
 from geoeq.layers.gate import NormGate
 from geoeq.layers.typed_mpnn import node_identities
@@ -62,6 +63,123 @@ def test_constrain_projects_and_keeps_symmetric_outputs():
     assert layer.mode == "exact"
     assert torch.allclose(layer(x), before, atol=1e-6)
     assert layer.weight_projector.groups == (SO(3), O(3))
+
+
+def drifted(*args, **options):
+    """A layer whose parameters have left their projections, as an optimizer leaves them."""
+    layer = TypedLinear(*args, **options).double()
+    with torch.no_grad():
+        for p in layer.parameters():
+            p += 0.3 * torch.randn_like(p)
+    return layer
+
+
+def test_relax_undoes_constrain():
+    layer = drifted(REP, "2x0e + 2x1o")
+    x = torch.randn(9, REP.dim, dtype=torch.float64)
+    before = layer(x)
+    layer.relax()
+    assert layer.mode == "soft"
+    assert torch.allclose(layer(x), before, atol=1e-12)
+    layer.constrain([E(3)])
+    assert torch.allclose(layer(x), before, atol=1e-12)
+
+
+def test_relax_may_stay_exact_for_a_subgroup():
+    layer = drifted(REP, "2x0e + 2x1o")
+    x = torch.randn(9, REP.dim, dtype=torch.float64)
+    before = layer(x)
+    layer.relax(keep=[SO2("z"), SO2("z")])
+    assert (layer.mode, layer.groups) == ("exact", (SO2("z"),))
+    assert torch.allclose(layer(x), before, atol=1e-12)
+    with torch.no_grad():
+        layer.weight += torch.randn_like(layer.weight)
+    assert layer.level([SO2("z")]) < 1e-10 < 0.1 < layer.level([SO(3)])
+    with pytest.raises(ValueError, match=r"keep must hold symmetries that the layer has, got O\(3\) at level"):
+        layer.relax(keep=[O(3)])
+
+
+def test_relax_leaves_soft_and_free_layers_alone():
+    for mode in ("soft", "free"):
+        layer = TypedLinear(REP, "2x0e + 2x1o", mode=mode)
+        before = layer.weight.detach().clone()
+        layer.relax()
+        assert layer.mode == mode
+        assert torch.equal(layer.weight, before)
+
+
+def test_level_of_a_layer():
+    free = TypedLinear("32x0e + 32x1o", "32x0e + 32x1o", mode="free")
+    assert free.level([O(3)]) == pytest.approx(1.0, abs=0.05)
+    assert TypedLinear("8x0e + 8x1o", "8x0e + 8x1o").level([SO(3), SO2("z")]) < 1e-6
+    assert TypedLinear("8x0e", "8x0e", mode="free").level([SO(3)]) == 0.0
+
+
+E3NN = [
+    ("4x0e + 3x1o + 2x2e", "2x0e + 5x1o + 1x2e", {"biases": True}),
+    ("4x0e + 3x1o", "2x0e + 5x1o", {"biases": False, "path_normalization": "path"}),
+    ("2x1o + 3x0e + 3x1o", "0e + 2x1o + 1x0e + 1x1o", {"biases": [True, False, False, False]}),
+    ("3x0e + 2x1o", "3x0e + 2x1o + 1x1e", {"instructions": [(0, 0)]}),
+    ("0e", "2x1o", {"biases": True}),
+]
+
+
+@pytest.mark.parametrize(("irreps_in", "irreps_out", "options"), E3NN)
+def test_e3nn_and_back(irreps_in, irreps_out, options):
+    linear = o3.Linear(irreps_in, irreps_out, **options).double()
+    with torch.no_grad():
+        linear.bias.normal_()
+    x = torch.randn(6, linear.irreps_in.dim, dtype=torch.float64)
+    layer = TypedLinear.from_e3nn(linear)
+    assert (layer.bias is None) == (linear.bias_numel == 0)
+    assert torch.allclose(layer(x), linear(x), atol=1e-10, rtol=0)
+    assert layer.level([O(3)]) < 1e-12
+    back = layer.to_e3nn()
+    assert (back.irreps_in, back.irreps_out) == (linear.irreps_in, linear.irreps_out)
+    assert torch.allclose(back(x), linear(x), atol=1e-10, rtol=0)
+    assert back.weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("mode", ["exact", "soft"])
+def test_a_trained_layer_becomes_an_e3nn_layer(mode):
+    layer = TypedLinear(Sum("2x0e + 1x1o", "3x1o"), "4x0e + 2x1o", mode=mode).double()
+    with torch.no_grad():
+        layer.bias[:4] += 1.0
+        if mode == "exact":
+            layer.weight += torch.randn_like(layer.weight)
+    x = torch.randn(6, 14, dtype=torch.float64)
+    linear = layer.to_e3nn()
+    assert linear.irreps_in == Irreps("2x0e + 1x1o + 3x1o")
+    assert torch.allclose(linear(x), layer(x), atol=1e-6 if mode == "soft" else 1e-10, rtol=0)
+
+
+def test_a_layer_that_mixes_parities_becomes_an_even_e3nn_layer():
+    layer = drifted("2x0e + 2x0o + 2x1o", "1x0o + 2x1e + 1x1o", group=SO(3))
+    linear = layer.to_e3nn()
+    assert linear.irreps_in == Irreps("2x0e + 2x0e + 2x1e")
+    x = torch.randn(6, 10, dtype=torch.float64)
+    assert torch.allclose(linear(x), layer(x), atol=1e-10, rtol=0)
+
+
+def test_what_cannot_become_an_e3nn_layer_tells_its_level():
+    layer = TypedLinear("2x0e + 2x1o", "2x1o", mode="soft").double()
+    with torch.no_grad():
+        layer.weight[0, 0] += 0.1
+    level = layer.level([SO(3)])
+    with pytest.raises(ValueError, match=f"must respect rotations within level 1e-05, got level {level:.2g}"):
+        layer.to_e3nn()
+    assert layer.to_e3nn(tolerance=1.0).irreps_out == Irreps("2x1o")
+    with pytest.raises(ValueError, match="rep_in must be made of irreps"):
+        TypedLinear(Positions(2), "1o").to_e3nn()
+    for other in (o3.Linear("1o", "1o", f_in=2, f_out=2), o3.Linear("1o", "1o", internal_weights=False)):
+        with pytest.raises(ValueError, match=r"linear must be an o3\.Linear with weights of its own"):
+            TypedLinear.from_e3nn(other)
+
+
+def test_an_e3nn_layer_can_be_softened():
+    layer = TypedLinear.from_e3nn(o3.Linear("2x0e + 2x1o", "2x1o"), mode="soft")
+    assert layer.mode == "soft"
+    assert layer.level([O(3)]) < 1e-6
 
 
 def test_tensor_representations():

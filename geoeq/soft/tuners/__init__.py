@@ -8,5 +8,8 @@ from geoeq.soft.tuners.base import Tuner
 from geoeq.soft.tuners.evidence import Evidence
 from geoeq.soft.tuners.fixed import Fixed
 from geoeq.soft.tuners.one_shot import OneShot
+from geoeq.soft.tuners.resilient import Resilient
+from geoeq.soft.tuners.schedule import Schedule
+from geoeq.soft.tuners.validation_gradient import ValidationGradient
 
-__all__ = ["Evidence", "Fixed", "OneShot", "Tuner"]
+__all__ = ["Evidence", "Fixed", "OneShot", "Resilient", "Schedule", "Tuner", "ValidationGradient"]

@@ -33,6 +33,9 @@ class Tuner(nn.Module, ABC):
     def observe(self, bank: WeightBank, grads: Tensor, loss: Tensor, batch_size: int, n_targets: int) -> None:
         """Take note of one step's gradient ``grads [entries]`` (nothing to note by default)."""
 
+    def observe_validation(self, bank: WeightBank, grads: Tensor) -> None:
+        """Take note of the gradient of one validation batch, ``grads [entries]`` (nothing to note by default)."""
+
     @abstractmethod
     def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
         """New strengths after a share ``progress`` of the training, ``[maps, terms]``."""

@@ -1,0 +1,96 @@
+"""A typed layer as one map, and its levels for a given second moment of its input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from geoeq.groups import Group
+from geoeq.intertwiners import Projector
+from geoeq.reps import Sum, TypedMap
+
+__all__ = ["TypedLayer", "levels_from", "typed_layers"]
+
+NOTHING = 1e-12  # a share this small is the rounding of a projector that forbids nothing
+
+
+class TypedLayer:
+    """A typed module with its weight and bias read as one map of the input and a constant 1.
+
+    Args:
+        name: of the module in the model.
+        module: has ``typed_maps()`` and ``effective()``.
+        groups: the candidate symmetries.
+    """
+
+    def __init__(self, name: str, module: nn.Module, groups: Sequence[Group]) -> None:
+        self.name, self.module = name, module
+        self.maps: list[TypedMap] = module.typed_maps()  # type: ignore[operator]
+        self.projectors = [
+            Projector(group, Sum(*[m.rep_in for m in self.maps]), self.maps[0].rep_out).double() for group in groups
+        ]
+
+    def joint(self) -> Tensor:
+        """Weight and bias side by side as the forward pass uses them, ``[dim_out, dim_in (+ 1)]``, float64, on CPU."""
+        parts = [t for t in self.module.effective() if t is not None]  # type: ignore[operator]
+        return torch.cat([t.detach().reshape(len(t), -1) for t in parts], dim=1).double().cpu()
+
+    def forms(self) -> Tensor:
+        r"""Matrices A whose numbers tr(A M) on a second moment M give the levels, ``[2 + 2K, n, n]``.
+
+        :math:`W^T W` (power of the output), the identity times the rows of W (power of a random output), then for
+        each of the K symmetries :math:`(W - P W)^T (W - P W)`, and the same expected of a random weight.
+        """
+        weight = self.joint()
+        whole = torch.eye(weight.shape[1], dtype=torch.float64) * weight.shape[0]
+        residuals = [projector.residual(weight) for projector in self.projectors]
+        broken = [residual.T @ residual for residual in residuals]
+        return torch.stack([weight.T @ weight, whole, *broken, *self._expected])
+
+    @cached_property
+    def _expected(self) -> list[Tensor]:
+        return [expected_form(projector) for projector in self.projectors]
+
+    def levels(self, moment: Tensor | None = None) -> list[float]:
+        """One level per symmetry; NaN where it does not constrain the layer.
+
+        Args:
+            moment: second moment of the input and the constant, ``[dim_in (+ 1)] * 2``; None counts all inputs alike.
+        """
+        forms = self.forms()
+        moment = torch.eye(forms.shape[-1], dtype=torch.float64) if moment is None else moment
+        return levels_from(torch.einsum("fij,ij->f", forms, moment)).tolist()
+
+
+def typed_layers(model: nn.Module, groups: Sequence[Group]) -> list[TypedLayer]:
+    """Every typed module of ``model``."""
+    return [TypedLayer(name, m, groups) for name, m in model.named_modules() if hasattr(m, "typed_maps")]
+
+
+def levels_from(numbers: Tensor) -> Tensor:
+    r"""Levels ``[..., K]`` from the numbers ``[..., 2 + 2K]`` of :meth:`TypedLayer.forms`.
+
+    :math:`\sqrt{(broken / power) / (expected / whole)}`; 0 where there is no power, NaN where nothing is forbidden.
+    """
+    size = (numbers.shape[-1] - 2) // 2
+    power, whole, broken, expected = numbers.clamp(min=0.0).split([1, 1, size, size], dim=-1)
+    level = ((broken / power) * (whole / expected)).sqrt()
+    constrains = expected > NOTHING * whole
+    return torch.where(constrains, torch.where(power > 0, level, 0.0), torch.nan)
+
+
+def expected_form(projector: Projector) -> Tensor:
+    """What is forbidden in a random weight of unit variance, as a form on second moments of the input, ``[n, n]``."""
+    form = torch.zeros(projector.shape[1], projector.shape[1], dtype=torch.float64)
+    for row in projector.blocks:
+        for block in row:
+            if block.space.basis is None:
+                continue
+            into, di, do = block.into, block.into.copy.dim, block.out.copy.dim
+            complement = block.space.complement().reshape(do, di, do, di)
+            pooled = block.out.mul * torch.einsum("oaob->ab", complement)  # [di, di]
+            form[into.start : into.stop, into.start : into.stop] += torch.block_diag(*[pooled] * into.mul)
+    return form
