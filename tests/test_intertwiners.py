@@ -1,15 +1,33 @@
 """Projectors: known dimensions, projection laws, equivariance of what they allow."""
 
+import time
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from geoeq.groups import O2, SE, SO, SO2, E, O, Piecewise, S, T
-from geoeq.intertwiners import Projector, joint_space, null_space, pair_space
-from geoeq.reps import Crossing, Irreps, Nodes, Positions, Sum, TensorRep, irrep_matrix, segments
+from geoeq.groups import GL, O2, SE, SL, SO, SO2, C, D, E, Mirror, O, Piecewise, Product, S, Scaling, T
+from geoeq.intertwiners import Projector, joint_space, null_space, pair_space, solve_pair
+from geoeq.reps import (
+    Crossing,
+    IrrepCopy,
+    Irreps,
+    LogSizeCopy,
+    NodeCopy,
+    Nodes,
+    PositionCopy,
+    Positions,
+    Sum,
+    TensorCopy,
+    TensorRep,
+    irrep_matrix,
+    segments,
+)
 
-LINEAR = [SO(3), O(3), SO2("x"), SO2("z"), O2("y"), O2("z")]
+AXES = ["x", "y", "z", (2.0, -1.0, 2.0)]
+LINEAR = [SO(3), O(3), SO2("x"), SO2((1.0, 2.0, 2.0)), O2("y"), O2("z"), C(3, "x"), D(2)]
 IRREPS = st.lists(
     st.tuples(st.integers(0, 3), st.sampled_from(["0e", "0o", "1o", "1e", "2e", "3o"])),
     min_size=1,
@@ -64,6 +82,147 @@ def test_invariants_of_tensors(group, dimensions):
 )
 def test_maps_between_tensors(group, rank_in, rank_out, dimension):
     assert group.projector(TensorRep({rank_in: 1}), TensorRep({rank_out: 1})).rank == dimension
+
+
+@pytest.mark.parametrize(("p", "q", "dimension"), [(1, 1, 1), (0, 1, 1), (1, 2, 2), (0, 4, 4)])
+def test_invariants_of_rigid_motions(p, q, dimension):
+    assert SE(3).projector(TensorRep({0: 1}), TensorRep({(p, q): 1})).rank == dimension
+
+
+TENSORS = st.dictionaries(st.sampled_from([0, 1, 2, (0, 1), (1, 1)]), st.integers(1, 2), min_size=1, max_size=3).map(
+    TensorRep
+)
+
+
+@given(
+    rep_in=TENSORS,
+    rep_out=TENSORS,
+    group=st.sampled_from([SO(3), SE(3), SL(3), GL(2, plane="xz"), Scaling(), S(3), Product(SO(3))]),
+)
+def test_allowed_maps_of_tensors_commute_with_random_elements(rep_in, rep_out, group):
+    projector = group.projector(rep_in, rep_out).double()
+    weight = projector(random_weight(projector))
+    assert torch.allclose(projector(weight), weight, atol=1e-10)
+    for g in group.sample(2, generator=torch.Generator().manual_seed(0)):
+        matrices = [
+            torch.block_diag(*[group.matrix(s.copy, g) for s in segments(rep, group.n) for _ in range(s.mul)])
+            for rep in (rep_in, rep_out)
+        ]
+        size = max(1.0, *(float(m.abs().max()) for m in matrices))
+        assert (matrices[1] @ weight - weight @ matrices[0]).abs().max() < 1e-8 * size
+
+
+def test_cyclic_projections_reach_the_joint_symmetry():
+    """Products of the three projectors on T(2), to the power of the number of sweeps."""
+    pair = TensorRep({0: 1}), TensorRep({2: 1})
+    units = torch.eye(9, dtype=torch.float64).unsqueeze(-1)
+    x, y, z, joint = (
+        torch.cat([g.projector(*pair).double()(unit) for unit in units], dim=1)
+        for g in (O2("x"), O2("y"), O2("z"), O(3))
+    )
+    errors = [
+        float(torch.linalg.matrix_norm(torch.linalg.matrix_power(x @ y @ z, sweeps) - joint, 2))
+        for sweeps in (1, 2, 5, 10)
+    ]
+    assert errors == pytest.approx([2.5e-1, 3.1e-2, 6e-5, 2e-9], rel=0.1)
+
+
+def test_pairwise_products_vanish_on_third_rank_tensors():
+    pair = TensorRep({0: 1}), TensorRep({3: 1})
+    first, second = O2("x").projector(*pair).double(), O2("y").projector(*pair).double()
+    assert first(second(random_weight(first))).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        SO2("x"),
+        SO2("y"),
+        SO2("z"),
+        SO2((2.0, -1.0, 2.0)),
+        O2("x"),
+        O2("y"),
+        O2("z"),
+        O2((1.0, 1.0, 0.0)),
+        C(3),
+        D(4, "x"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize(("a", "b"), [((0, 1), (0, -1)), ((1, -1), (1, -1)), ((1, 1), (3, -1)), ((4, 1), (2, 1))])
+def test_closed_forms_about_an_axis_equal_the_null_space(group, a, b):
+    copies = IrrepCopy(*a), IrrepCopy(*b)
+    assert_same_space(pair_space(group, *copies), numeric_space(group, *copies))
+
+
+@pytest.mark.parametrize("group", [SO(3), O2("z"), D(3), Scaling(), Mirror([1, 0, 2], "x")], ids=repr)
+@pytest.mark.parametrize(
+    ("out", "into"),
+    [
+        (PositionCopy(2), PositionCopy(3)),
+        (PositionCopy(2), LogSizeCopy(2)),
+        (NodeCopy(IrrepCopy(1, -1), 3), NodeCopy(IrrepCopy(1, 1), 3)),
+        (NodeCopy(IrrepCopy(0, 1), 3), PositionCopy(2)),
+        (PositionCopy(2), NodeCopy(IrrepCopy(1, -1), 3)),
+        (TensorCopy(2, 3), TensorCopy(1, 3, 1)),
+    ],
+    ids=repr,
+)
+def test_stacks_equal_the_null_space(group, out, into):
+    assert_same_space(pair_space(group, out, into), numeric_space(group, out, into))
+
+
+def numeric_space(group, out, into):
+    algebra = [(group.algebra(out, a), group.algebra(into, a)) for a in group.generators]
+    discrete = [(group.matrix(out, h), group.matrix(into, h)) for h in group.discrete]
+    return solve_pair([*algebra, *discrete], out.dim, into.dim)
+
+
+def assert_same_space(found, expected):
+    assert found.rank == expected.rank
+    assert torch.allclose(found.complement(), expected.complement(), atol=1e-10)
+    if found.basis is not None:
+        assert torch.allclose(found.basis.T @ found.basis, torch.eye(found.rank, dtype=torch.float64), atol=1e-10)
+
+
+@pytest.mark.parametrize("group", [SO(3), O2("z"), C(4, "x"), S(3)], ids=repr)
+def test_what_is_forbidden_has_the_same_size_after_a_motion(group):
+    """R(rho_out(g) W rho_in(g)^-1) = R(W) for orthogonal representations."""
+    projector = group.projector(TensorRep({2: 1}), TensorRep({1: 1})).double()
+    weight = random_weight(projector)
+    for g in group.sample(3):
+        out, into = (group.matrix(TensorCopy(rank, 3), g) for rank in (1, 2))
+        moved = projector.residual(out @ weight @ into.T)
+        assert float(moved.norm()) == pytest.approx(float(projector.residual(weight).norm()), rel=1e-10)
+
+
+@pytest.mark.parametrize("group", [SO(3), SO2("z"), SL(3)], ids=repr)
+def test_nothing_larger_than_the_gram_matrix_is_built(group):
+    class Largest(TorchDispatchMode):
+        entries = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            found = [t.numel() for t in (out if isinstance(out, (tuple, list)) else (out,)) if torch.is_tensor(t)]
+            self.entries = max([self.entries, *found])
+            return out
+
+    pair_space.cache_clear()
+    with Largest() as largest:
+        assert pair_space(group, TensorCopy(2, 3), TensorCopy(2, 3)).dim == 81
+    assert largest.entries <= 81**2
+
+
+@pytest.mark.parametrize("group", [SO(3), O(3), SO2("z"), O2("x")], ids=repr)
+@pytest.mark.parametrize(
+    "rep", [TensorRep({0: 2, 1: 2, 2: 1, 3: 1}), "2x0e + 2x1o + 2x2e + 2x3o + 2x4e"], ids=["ranks", "irreps"]
+)
+def test_set_up_is_quick(group, rep):
+    """The aim is one second; four leave room for a busy machine."""
+    pair_space.cache_clear()
+    start = time.process_time()
+    group.projector(rep, rep)
+    assert time.process_time() - start < 4.0
 
 
 def test_joint_symmetry_of_three_axes_is_the_full_group():

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from geoeq.groups import Group, S
+from geoeq.groups import Group
 
 __all__ = ["orbit_error", "transform"]
 
 POSITIONS = ("pos", "y")
 VECTORS = ("vel",)
+LABELS = ("charge", "part")
 
 
 def transform(group: Group, element: Tensor, data: Data) -> Data:
-    """A copy of ``data`` moved by one group element: positions, velocities, targets; for S(n) all node features.
+    """A copy of ``data`` moved by one group element: positions, velocities, targets; node numbers where it permutes.
 
     Args:
         group: the group.
@@ -26,22 +27,24 @@ def transform(group: Group, element: Tensor, data: Data) -> Data:
     """
     moved = data.clone()
     part = data.part if "part" in data else None
-    if isinstance(group, S):
-        for name in ("pos", "vel", "y", "charge"):
-            if name in data:
-                moved[name] = group.act(element, data[name], position=False)
-        order = element.argmax(0).to(data.edge_index.device)  # new place of each old node
-        first = data.edge_index - data.edge_index % group.n
-        moved.edge_index = first + order[data.edge_index % group.n]
-        if "part" in data:
-            moved.part = (
-                group.act(element, data.part.unsqueeze(1).to(data.pos), position=False).squeeze(1).to(data.part)
-            )
-        return moved
     for name in (*POSITIONS, *VECTORS):
         if name in data:
             moved[name] = group.act(element, data[name], position=name in POSITIONS, part=part)
+    places = group.places(element)
+    if places is not None:
+        _renumber(moved, places)
     return moved
+
+
+def _renumber(data: Data, places: Tensor) -> None:
+    """Let what else ``data`` says about nodes follow them to their new ``places [n]`` in graphs of n nodes."""
+    old = torch.arange(len(data.pos), device=data.pos.device)
+    local = old % len(places)
+    new = old - local + places.to(old.device)[local]
+    for name in LABELS:
+        if name in data:
+            data[name] = data[name][new.argsort()]
+    data.edge_index = new[data.edge_index]
 
 
 @torch.no_grad()

@@ -1,17 +1,41 @@
 """What can be done to space, to nodes and to parts: the groups, and :func:`parse` to read one from text."""
 
 import ast
-from collections.abc import Callable
 
 from geoeq.groups.base import Group
+from geoeq.groups.compose import Product, Union
 from geoeq.groups.euclidean import SE, E, T
-from geoeq.groups.permutations import S
+from geoeq.groups.finite import C, D
+from geoeq.groups.linear import GL, SL, Lorentz
+from geoeq.groups.permutations import Mirror, S
 from geoeq.groups.piecewise import Piecewise
 from geoeq.groups.rotations import O2, SO, SO2, O
+from geoeq.groups.scaling import Scaling
 
-__all__ = ["E", "Group", "O", "O2", "Piecewise", "S", "SE", "SO", "SO2", "T", "parse"]
+__all__ = [
+    "C",
+    "D",
+    "E",
+    "GL",
+    "Group",
+    "Lorentz",
+    "Mirror",
+    "O",
+    "O2",
+    "Piecewise",
+    "Product",
+    "S",
+    "SE",
+    "SL",
+    "SO",
+    "SO2",
+    "Scaling",
+    "T",
+    "Union",
+    "parse",
+]
 
-_NAMES: dict[str, Callable[..., Group]] = {cls.__name__: cls for cls in (SO, O, SO2, O2, T, SE, E, S, Piecewise)}
+_NAMES: dict[str, type[Group]] = {name: globals()[name] for name in __all__ if name not in ("Group", "parse")}
 
 
 def parse(text: str | Group) -> Group:
@@ -36,7 +60,7 @@ def _build(node: ast.expr) -> Group:
         raise ValueError("not a call")
     arguments = [_build(a) if isinstance(a, ast.Call) else _literal(a) for a in node.args]
     options = {str(k.arg): _literal(k.value) for k in node.keywords}
-    return _NAMES[node.func.id](*arguments, **options)
+    return _NAMES[node.func.id](*arguments, **options)  # type: ignore[arg-type]
 
 
 def _literal(node: ast.expr) -> object:

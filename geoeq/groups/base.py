@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Generator, Tensor
 
-from geoeq.intertwiners import PairSpace, Projector, pair_space
+from geoeq.intertwiners import PairSpace, Projector, member, pair_space, spread
 from geoeq.reps import (
     Copy,
     CrossingCopy,
     IrrepCopy,
+    LogSizeCopy,
     NodeCopy,
     PositionCopy,
     Rep,
@@ -23,7 +24,7 @@ from geoeq.reps import (
     tensor_matrix,
 )
 
-__all__ = ["Group", "acts_on_space", "restricted"]
+__all__ = ["Group", "acts_on_space", "close", "restricted", "unstacked"]
 
 
 class Group(ABC):
@@ -36,16 +37,32 @@ class Group(ABC):
         generators: basis of the Lie algebra, ``[d, n, n]``, float64 (``d = 0`` for a finite group).
         discrete: generators of the components, ``[h, n, n]``, float64.
         haar: whether :meth:`sample` draws from the Haar measure.
+        moves_nodes: whether elements permute numbered nodes.
+        elements_per_part: whether an element is one matrix for each part, ``[parts, n, n]``.
     """
 
     n: int
     generators: Tensor
     discrete: Tensor
     haar: bool = True
+    elements_per_part: bool = False
+    moves_nodes: bool = False
 
     @abstractmethod
     def sample(self, size: int, *, generator: Generator | None = None) -> Tensor:
         """Draw ``size`` elements as matrices ``[size, n, n]``, float64."""
+
+    @abstractmethod
+    def contains(self, matrix: Tensor, tolerance: float = 1e-6) -> Tensor:
+        """Whether each matrix is an element, up to ``tolerance`` in every entry of its defining equations.
+
+        Args:
+            matrix: ``[..., n, n]``.
+            tolerance: largest error of an entry.
+
+        Returns:
+            ``[...]``, bool.
+        """
 
     @abstractmethod
     def key(self) -> tuple[object, ...]:
@@ -60,39 +77,74 @@ class Group(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(str, self.key()))})"
 
+    def exp(self, coefficients: Tensor) -> Tensor:
+        r"""The elements :math:`\exp(\sum_a c_a A_a)` of the identity component.
+
+        Args:
+            coefficients: of the generators, ``[size, d]``.
+
+        Returns:
+            ``[size, n, n]``, float64.
+
+        >>> from geoeq.groups import SO2
+        >>> SO2("z").exp(torch.tensor([[torch.pi]])).round()[0].diagonal()
+        tensor([-1., -1.,  1.], dtype=torch.float64)
+        """
+        if coefficients.dim() != 2 or coefficients.shape[1] != len(self.generators):
+            raise ValueError(f"coefficients must be [size, {len(self.generators)}], got {list(coefficients.shape)}")
+        return torch.linalg.matrix_exp(torch.einsum("sd,dij->sij", coefficients.double(), self.generators))
+
     # Representations
 
     def closed_form(self, copy_out: Copy, copy_in: Copy) -> PairSpace | None:
         """The intertwiners between two copies where a formula is known; None asks for a numerical null space."""
-        return None
+        inner = restricted(self, copy_out, copy_in)
+        return unstacked(self, copy_out, copy_in) if inner is None else inner
 
     def spatial(self, matrix: Tensor) -> Tensor:
-        """How an element (or generator) acts on directions in space, ``[3, 3]``."""
+        """How an element (or generator) acts on vectors in space, ``[3, 3]``."""
         return matrix
+
+    def nodes(self, element: Tensor, n: int) -> Tensor:
+        """How an element permutes ``n`` numbered nodes, ``[n, n]``."""
+        return torch.eye(n).to(element)
+
+    def places(self, element: Tensor) -> Tensor | None:
+        """The new place of each numbered node, ``[nodes]``, or None if nodes keep their places."""
+        return None
 
     def matrix(self, copy: Copy, element: Tensor) -> Tensor:
         """Matrix ``[dim, dim]`` of ``element [n, n]`` on ``copy``."""
         if isinstance(copy, IrrepCopy):
-            return irrep_matrix(copy, self.spatial(element))
+            return irrep_matrix(copy, direction(self.spatial(element)))
         if isinstance(copy, TensorCopy):
             return tensor_matrix(copy, element)
         if isinstance(copy, PositionCopy):
-            return kron(torch.eye(copy.mul).to(element), self.spatial(element))
+            return kron(torch.eye(copy.mul).to(element), self._in_space(element))
+        if isinstance(copy, LogSizeCopy):
+            return torch.eye(copy.mul).to(element)
         if isinstance(copy, NodeCopy):
-            return kron(irrep_matrix(copy.inner, self.spatial(element)), torch.eye(copy.n).to(element))
+            return kron(self.matrix(copy.inner, element), self.nodes(element, copy.n))
         return self.matrix(copy.inner, element)
 
     def algebra(self, copy: Copy, generator: Tensor) -> Tensor:
         """Matrix ``[dim, dim]`` of a Lie algebra element ``generator [n, n]`` on ``copy``."""
         if isinstance(copy, IrrepCopy):
-            return irrep_algebra(copy, self.spatial(generator))
+            return irrep_algebra(copy, direction_algebra(self.spatial(generator)))
         if isinstance(copy, TensorCopy):
             return tensor_algebra(copy, generator)
         if isinstance(copy, PositionCopy):
-            return kron(torch.eye(copy.mul).to(generator), self.spatial(generator))
+            return kron(torch.eye(copy.mul).to(generator), self._in_space(generator))
+        if isinstance(copy, LogSizeCopy):
+            return generator.new_zeros(copy.mul, copy.mul)
         if isinstance(copy, NodeCopy):
-            return kron(irrep_algebra(copy.inner, self.spatial(generator)), torch.eye(copy.n).to(generator))
+            return kron(self.algebra(copy.inner, generator), torch.eye(copy.n).to(generator))
         return self.algebra(copy.inner, generator)
+
+    def _in_space(self, matrix: Tensor) -> Tensor:
+        if self.spatial(matrix).shape != (3, 3):
+            raise ValueError(f"Positions must be moved by a group of three-dimensional space, got {self}")
+        return self.spatial(matrix)
 
     def projector(self, rep_in: Rep | str, rep_out: Rep | str) -> Projector:
         """Orthogonal projection of weights ``[dim_out, dim_in]`` on the maps this group allows."""
@@ -115,6 +167,28 @@ class Group(ABC):
         return x @ self.spatial(element).to(x).T
 
 
+def direction(linear: Tensor) -> Tensor:
+    """What ``linear [3, 3]``, a rotation, reflection or similarity of space, does to directions: its size taken out."""
+    return linear / torch.det(linear).abs().pow(1 / len(linear))
+
+
+def direction_algebra(linear: Tensor) -> Tensor:
+    """The same of a Lie algebra element: its trace taken out."""
+    return linear - torch.eye(len(linear)).to(linear) * linear.trace() / len(linear)
+
+
+def close(a: Tensor, b: Tensor, tolerance: float) -> Tensor:
+    """Whether two batches of matrices ``[..., n, n]`` agree in every entry, ``[...]``."""
+    return (a - b).abs().amax(dim=(-2, -1)) <= tolerance
+
+
+def expect_square(matrix: Tensor, n: int) -> Tensor:
+    """``matrix`` in float64, if it is ``[..., n, n]``."""
+    if matrix.shape[-2:] != (n, n):
+        raise ValueError(f"matrix must be [..., {n}, {n}], got {list(matrix.shape)}")
+    return matrix.double()
+
+
 def restricted(group: Group, copy_out: Copy, copy_in: Copy) -> PairSpace | None:
     """Strip :class:`CrossingCopy` for groups that do not tell parts apart; None when there is nothing to strip."""
     if not isinstance(copy_out, CrossingCopy) and not isinstance(copy_in, CrossingCopy):
@@ -122,6 +196,16 @@ def restricted(group: Group, copy_out: Copy, copy_in: Copy) -> PairSpace | None:
     inner_out = copy_out.inner if isinstance(copy_out, CrossingCopy) else copy_out
     inner_in = copy_in.inner if isinstance(copy_in, CrossingCopy) else copy_in
     return pair_space(group, inner_out, inner_in)
+
+
+def unstacked(group: Group, copy_out: Copy, copy_in: Copy) -> PairSpace | None:
+    """Take stacks apart for groups that do not tie their members; None when there is nothing to take apart."""
+    if group.moves_nodes and (isinstance(copy_out, NodeCopy) or isinstance(copy_in, NodeCopy)):
+        return None
+    inner_out, inner_in = member(copy_out), member(copy_in)
+    if (inner_out, inner_in) == (copy_out, copy_in):
+        return None
+    return spread(pair_space(group, inner_out, inner_in), copy_out, copy_in)
 
 
 def acts_on_space(copy: Copy) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from geoeq.groups.base import Group, acts_on_space, restricted
+from geoeq.groups.base import Group, acts_on_space, close, expect_square, restricted
 from geoeq.groups.rotations import SO, O
-from geoeq.intertwiners import PairSpace, everything, joint_space, pair_space
-from geoeq.reps import Copy, PositionCopy, kron
+from geoeq.intertwiners import PairSpace, everything, joint_space, pair_space, sums_fixed
+from geoeq.reps import Copy, PositionCopy
 
 __all__ = ["E", "SE", "T"]
 
@@ -58,6 +58,14 @@ class T(Group):
         shift = self.scale * torch.randn(size, n, generator=generator, dtype=torch.float64)
         return homogeneous(torch.eye(n, dtype=torch.float64).expand(size, n, n), shift)
 
+    def contains(self, matrix: Tensor, tolerance: float = 1e-6) -> Tensor:
+        matrix = expect_square(matrix, self.n)
+        affine = homogeneous(matrix[..., :-1, :-1], matrix[..., :-1, -1])
+        return close(matrix, affine, tolerance) & self._allows(matrix[..., :-1, :-1], tolerance)
+
+    def _allows(self, linear: Tensor, tolerance: float) -> Tensor:
+        return close(linear, torch.eye(self.n - 1).to(linear), tolerance)
+
     def spatial(self, matrix: Tensor) -> Tensor:
         return matrix[:-1, :-1]
 
@@ -66,26 +74,12 @@ class T(Group):
         if inner is not None:
             return inner
         if isinstance(copy_in, PositionCopy):
-            return sums_fixed(copy_out, copy_in)
+            return sums_fixed(copy_out, copy_in, together=isinstance(copy_out, PositionCopy))
         return everything(copy_out, copy_in) if acts_on_space(copy_in) and acts_on_space(copy_out) else None
 
     def act(self, element: Tensor, x: Tensor, *, position: bool, part: Tensor | None = None) -> Tensor:
         moved = super().act(element, x, position=position)
         return moved + element[:-1, -1].to(x) if position else moved
-
-
-def sums_fixed(copy_out: Copy, copy_in: PositionCopy) -> PairSpace:
-    """Blocks whose coefficients over the positions of the input sum to zero, or to the identity for positions."""
-    n = copy_in.mul
-    space = torch.eye(3, dtype=torch.float64)
-    centred = torch.eye(n, dtype=torch.float64) - 1.0 / n
-    differences = torch.linalg.eigh(centred).eigenvectors[:, 1:]  # [n, n - 1]
-    basis = kron(torch.eye(copy_out.dim, dtype=torch.float64), kron(differences, space))
-    offset = None
-    if isinstance(copy_out, PositionCopy):
-        mean = torch.full((copy_out.mul, n), 1.0 / n, dtype=torch.float64)
-        offset = kron(mean, space).reshape(-1)
-    return PairSpace(copy_out.dim * copy_in.dim, basis, offset)
 
 
 class SE(T):
@@ -113,6 +107,9 @@ class SE(T):
         moved = super().sample(size, generator=generator)
         moved[:, :-1, :-1] = self.linear.sample(size, generator=generator)
         return moved
+
+    def _allows(self, linear: Tensor, tolerance: float) -> Tensor:
+        return self.linear.contains(linear, tolerance)
 
     def closed_form(self, copy_out: Copy, copy_in: Copy) -> PairSpace | None:
         shifts = super().closed_form(copy_out, copy_in)

@@ -35,6 +35,7 @@ class Piecewise(Group):
     """
 
     MAX_PARTS = 64
+    elements_per_part = True
 
     def __init__(self, group: Group, parts: Sequence[int] | None = None) -> None:
         if not isinstance(group, Group):
@@ -53,6 +54,10 @@ class Piecewise(Group):
         """Draw ``[size, MAX_PARTS, n, n]``: independent elements, indexed by part."""
         drawn = self.group.sample(size * self.MAX_PARTS, generator=generator)
         return drawn.reshape(size, self.MAX_PARTS, *drawn.shape[1:])
+
+    def contains(self, matrix: Tensor, tolerance: float = 1e-6) -> Tensor:
+        """Whether ``matrix [..., parts, n, n]`` holds an element of the group for every part, ``[...]``."""
+        return self.group.contains(matrix, tolerance).all(-1)
 
     def spatial(self, matrix: Tensor) -> Tensor:
         return self.group.spatial(matrix)
