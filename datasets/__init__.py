@@ -6,8 +6,9 @@ Then it steps aside: the installed package of that name is loaded instead, else 
 
 if __name__ == "geoeq.datasets":
     from geoeq.datasets.nbody import NBody
+    from geoeq.datasets.vectors import CosSim, ModifiedInertia, PairDistances
 
-    __all__ = ["NBody"]
+    __all__ = ["CosSim", "ModifiedInertia", "NBody", "PairDistances"]
 else:
     import sys
     from importlib.machinery import PathFinder

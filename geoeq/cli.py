@@ -19,6 +19,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint on the test split: error, equivariance, levels",
     "predict": "write the predictions of a checkpoint for the test split",
     "compare": "train the same network exact, soft and free, and print one table",
+    "bench": "soft: every way to treat symmetry on tasks whose symmetry is known, in one table",
 }
 EXAMPLES = """examples:
   geoeq compare --config configs/nbody.yaml
@@ -26,6 +27,7 @@ EXAMPLES = """examples:
   geoeq fit --config configs/nbody.yaml --ckpt_path last       go on after an interruption
   geoeq test --config configs/nbody.yaml --ckpt_path best
   geoeq fit --help                                             every option
+  geoeq bench soft --tasks "inertia z" --methods EMLP Evidence --seeds 0 1
 """
 INTERRUPTED = 130
 WRONG = 2
@@ -63,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, args: list[str]) -> int:
+    if command == "bench":
+        return _bench(args)
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from geoeq.forecast.command import ForecastCLI, quieten
@@ -75,6 +79,15 @@ def _run(command: str, args: list[str]) -> int:
     except MisconfigurationException as error:  # a plain Exception: an accelerator that is not there, and the like
         raise ValueError(str(error)) from error
     print(f"geoeq: {command} done, see {cli.folder}", file=sys.stderr)
+    return 0
+
+
+def _bench(args: list[str]) -> int:
+    if args[:1] != ["soft"]:
+        raise ValueError(f"bench must be followed by soft, got {' '.join(args[:1]) or 'nothing'}")
+    from geoeq.bench.soft import main as bench_soft
+
+    bench_soft(args[1:])
     return 0
 
 

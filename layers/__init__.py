@@ -7,5 +7,15 @@ if __name__ != "geoeq.layers":
 from geoeq.layers.egnn import EGNN, EGNNConv
 from geoeq.layers.typed_linear import TypedLinear
 from geoeq.layers.typed_mpnn import TypedConv, TypedMPNN
+from geoeq.layers.vector_mlp import ResidualPathway, TypedMLP, VectorMLP
 
-__all__ = ["EGNN", "EGNNConv", "TypedConv", "TypedLinear", "TypedMPNN"]
+__all__ = [
+    "EGNN",
+    "EGNNConv",
+    "ResidualPathway",
+    "TypedConv",
+    "TypedLinear",
+    "TypedMLP",
+    "TypedMPNN",
+    "VectorMLP",
+]

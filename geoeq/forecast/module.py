@@ -55,6 +55,7 @@ class ForecastModule(LightningModule):
         self.soften = bool(self.groups) and any(getattr(m, "mode", None) == "soft" for m in typed)
         self.soft: SoftEquivariance | None = None
         self.attachment = ""
+        self.orbit_errors: dict[str, float] = {}
         if self.groups and typed:
             self.soft = SoftEquivariance(self.groups, (tuner or Evidence()) if self.soften else Fixed(0.0))
             self.attachment = str(self.soft.attach(model))
@@ -128,18 +129,23 @@ class ForecastModule(LightningModule):
             self.audit_batch = batch
             few = Batch.from_data_list(batch.to_data_list()[:AUDIT_GRAPHS])
             for name, group in self.groups.items():
-                error = orbit_error(self.model, few, group)
-                self.log(f"error/{name}", error, batch_size=batch.num_graphs)
+                self.orbit_errors[name] = orbit_error(self.model, few, group)
+                self.log(f"error/{name}", self.orbit_errors[name], batch_size=batch.num_graphs)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.model(batch)
 
     def levels(self) -> Levels:
-        """Levels of the candidate symmetries, weighed on the first batch of the last evaluation."""
+        """Levels of the candidate symmetries, weighed on the first batch of the last evaluation.
+
+        After a test the orbit errors of the whole network stand beside them.
+        """
         if self.soft is None:
             return Levels()
         batch = getattr(self, "audit_batch", None)
-        return self.soft.levels() if batch is None else self.soft.levels(batch)
+        table = self.soft.levels() if batch is None else self.soft.levels(batch)
+        table.functional.update(self.orbit_errors)
+        return table
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.model.parameters(), lr=self.lr, weight_decay=self.weight_decay)

@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 
 from geoeq.groups import Group, parse
 from geoeq.soft.bank import WeightBank
+from geoeq.soft.functional import Reps
+from geoeq.soft.functional_equivariance import DualAscent, FunctionalEquivariance
 from geoeq.soft.intervals import InputRecord, record_inputs
 from geoeq.soft.levels import Levels, level_table
 from geoeq.soft.steps import StepSizes
-from geoeq.soft.tuners import Evidence, Tuner
+from geoeq.soft.tuners import Evidence, Fixed, Tuner
 from geoeq.soft.typed_layer import TypedLayer, typed_layers
 
 __all__ = ["Attachment", "SoftEquivariance"]
@@ -27,16 +29,21 @@ class Attachment:
 
     Attributes:
         covered: names of the weights under control.
+        exact: names of the parameters of modules that no value of theirs can make less symmetric, as gates and
+            couplings (their ``equivariant`` is True).
         uncovered: names of the parameters that are not typed, so that nothing can be said of them.
         unconstrained: symmetries that no covered weight can break: exact by construction, or not represented.
     """
 
     covered: list[str] = field(default_factory=list)
+    exact: list[str] = field(default_factory=list)
     uncovered: list[str] = field(default_factory=list)
     unconstrained: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"soft symmetry covers {len(self.covered)} weights"]
+        if self.exact:
+            lines.append(f"exact by construction: {', '.join(self.exact)}")
         if self.uncovered:
             lines.append(f"not covered (not typed): {', '.join(self.uncovered)}")
         if self.unconstrained:
@@ -77,28 +84,44 @@ class SoftEquivariance(nn.Module):
         self.tuner = Evidence() if tuner is None else tuner
         self._layers: list[TypedLayer] = []
         self._records: list[InputRecord] | None = None
+        self.functional: FunctionalEquivariance | None = None
 
     @property
     def attached(self) -> bool:
         """Whether :meth:`attach` has been called."""
-        return bool(self._layers)
+        return bool(self._layers) or self.functional is not None
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: nn.Module, *, rep_in: Reps = None, rep_out: Reps = None, kind: str = "orbit") -> Attachment:
         """Take every typed linear map of ``model`` under control and report what is covered.
 
         A module takes part if it has ``typed_maps()``, ``effective()``, ``constrain(groups)`` and ``relax(keep)``, as
         :class:`geoeq.layers.TypedLinear` has.
 
+        A model from elsewhere is known by its two ends alone. Then :meth:`penalty` takes what the model is called with
+        and is a term of the loss (:class:`~geoeq.soft.FunctionalEquivariance`), with the strength of a
+        :class:`~geoeq.soft.Fixed` tuner, or with dual ascent under any other.
+
+        Args:
+            model: the network.
+            rep_in: for a model without typed maps, how its first argument or first arguments answer.
+            rep_out: how its output answers.
+            kind: ``"orbit"`` or ``"lie"``, the penalty of such a model.
+
         Raises:
-            ValueError: if no module of the model is typed.
+            ValueError: if no module of the model is typed and its ends are not declared.
         """
+        if rep_in is not None or rep_out is not None:
+            return self._attach_ends(model, rep_in, rep_out, kind)
         groups = list(self.symmetries.values())
         layers = typed_layers(model, groups)
         maps = [
             typed._replace(name=f"{layer.name}.{typed.name}".lstrip(".")) for layer in layers for typed in layer.maps
         ]
         if not maps:
-            raise ValueError("model must have typed linear maps (geoeq.layers.TypedLinear) to be softened, got none")
+            raise ValueError(
+                "model must have typed linear maps (geoeq.layers.TypedLinear), or be attached with rep_in and rep_out"
+            )
+        self.functional = None
         self._model = (model,)  # in a tuple, not as a submodule: the weights belong to the model alone
         self._layers, self._records = layers, None
         self.bank = WeightBank(maps, groups, split=self.tuner.split).to(maps[0].parameter)
@@ -107,9 +130,11 @@ class SoftEquivariance(nn.Module):
         self.tuner.to(maps[0].parameter.device)
         self.step_sizes = StepSizes(self.bank.parameters_)
         typed_ids = {id(typed.parameter) for typed in maps}
+        exact_ids = {id(p) for m in model.modules() if getattr(m, "equivariant", False) for p in m.parameters()}
         return Attachment(
             covered=[typed.name for typed in maps],
-            uncovered=[name for name, p in model.named_parameters() if id(p) not in typed_ids],
+            exact=[name for name, p in model.named_parameters() if id(p) in exact_ids],
+            uncovered=[name for name, p in model.named_parameters() if id(p) not in typed_ids | exact_ids],
             unconstrained=[
                 name
                 for name, used in zip(names, (self.bank.codim.cpu() @ self.bank.members.double()).any(0), strict=True)
@@ -117,19 +142,37 @@ class SoftEquivariance(nn.Module):
             ],
         )
 
+    def _attach_ends(self, model: nn.Module, rep_in: Reps, rep_out: Reps, kind: str) -> Attachment:
+        fixed = isinstance(self.tuner, Fixed)
+        self.functional = FunctionalEquivariance(
+            self.symmetries,
+            rep_in,
+            rep_out,
+            kind=kind,
+            strength=self.tuner.strength if fixed else 1.0,  # type: ignore[arg-type]
+            tuner=None if fixed else DualAscent(),
+        ).attach(model)
+        self._model, self._layers = (model,), []
+        return Attachment(uncovered=[name for name, _ in model.named_parameters()])
+
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
-        if self.attached:  # logarithms of strengths outrun half and single precision
+        if self._layers:  # logarithms of strengths outrun half and single precision
             self.strengths = self.strengths.double()
         return self
 
-    def penalty(self) -> Tensor:
+    def penalty(self, *inputs: object) -> Tensor:
         r"""The loss term :math:`\sum_{\ell k} \lambda_{\ell k} \tfrac12 \|W_\ell - P_k W_\ell\|^2`, a scalar.
+
+        Args:
+            inputs: what the model is called with; only for a model that is known by its ends.
 
         Raises:
             ValueError: if a strength is infinite; only :meth:`prox_step` can follow that.
         """
-        self._need_attached()
+        if self.functional is not None:
+            return self.functional.penalty(*inputs)
+        self._need_typed()
         if bool(torch.isinf(self.strengths).any()):
             raise ValueError("penalty needs finite strengths, got infinity; call prox_step(optimizer) instead")
         residuals = self.bank.squared_residuals(self.bank.flat())
@@ -146,7 +189,7 @@ class SoftEquivariance(nn.Module):
         its kin by the root mean square of the gradients of the weight, so that strengths mean the same as in
         :meth:`penalty`.
         """
-        self._need_attached()
+        self._need_typed()
         if bool((self.strengths == 0).all()):
             return
         self.bank.prox(self.strengths, self.step_sizes(optimizer))
@@ -160,14 +203,13 @@ class SoftEquivariance(nn.Module):
             batch_size: number of samples (graphs) that were averaged.
             n_targets: numbers predicted per sample.
         """
-        self._need_attached()
-        if self.tuner.wants_gradients():
+        if self.functional is None and self._need_typed() and self.tuner.wants_gradients():
             self.tuner.observe(self.bank, self._gradients(), torch.as_tensor(loss).detach(), batch_size, n_targets)
 
     @torch.no_grad()
     def observe_validation(self) -> None:
         """Let the tuner see the gradients of a validation batch; call after ``validation_loss.backward()``."""
-        self._need_attached()
+        self._need_typed()
         self.tuner.observe_validation(self.bank, self._gradients())
 
     def _gradients(self) -> Tensor:
@@ -181,7 +223,10 @@ class SoftEquivariance(nn.Module):
             progress: share of the training that is done, in [0, 1].
             n_samples: number of training samples (graphs).
         """
-        self._need_attached()
+        if self.functional is not None:
+            self.functional.tune()
+            return
+        self._need_typed()
         self.strengths.copy_(self.tuner.update(self.bank, self.strengths, progress, n_samples))
 
     def strengths_of_symmetries(self) -> Tensor:
@@ -206,7 +251,9 @@ class SoftEquivariance(nn.Module):
                 input of a layer by its second moment on them, so that levels tell how much the break matters;
                 without inputs all weights count alike.
         """
-        self._need_attached()
+        if self.functional is not None:
+            return self.functional.levels(*inputs)
+        self._need_typed()
         if not inputs:
             return self._table(None)
         records = record_inputs(self._layers, self._model[0], inputs)
@@ -232,7 +279,7 @@ class SoftEquivariance(nn.Module):
                 taken, and the weights alone if there was none. Prefer data: a small weight on a large feature can
                 carry a large break.
         """
-        self._need_attached()
+        self._need_typed()
         levels = self.levels(*inputs) if inputs else self._table(self._records)
         exact = [self.symmetries[name] for name, level in levels.overall().items() if level <= tolerance]
         if exact:
@@ -240,9 +287,12 @@ class SoftEquivariance(nn.Module):
                 layer.module.constrain(exact)  # type: ignore[operator]
         return self._model[0]
 
-    def _need_attached(self) -> None:
-        if not self.attached:
+    def _need_typed(self) -> bool:
+        if self.functional is not None:
+            raise ValueError("the attached model has no typed maps: add soft.penalty(*inputs) to the loss instead")
+        if not self._layers:
             raise ValueError("SoftEquivariance is not attached to a model: call attach(model) first")
+        return True
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={group}" for name, group in self.symmetries.items())

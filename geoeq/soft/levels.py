@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from geoeq.groups import Group, parse
 from geoeq.soft.intervals import InputRecord, record_inputs
@@ -67,7 +67,9 @@ class Levels(list[LevelRow]):
             found[row.symmetry] = max(found.get(row.symmetry, 0.0), row.level)
         return found
 
-    def symmetric(self, tolerance: float, functional_errors: Mapping[str, float] | None = None) -> dict[str, bool]:
+    def symmetric(
+        self, tolerance: float, functional_errors: Mapping[str, float] | None = None, *, skill: float = 1.0
+    ) -> dict[str, bool]:
         """Which symmetries the model has: both their levels and their functional error are at most ``tolerance``.
 
         Neither is enough: activations can grow until a tiny weight breaks a symmetry, and a large weight may lead
@@ -76,6 +78,8 @@ class Levels(list[LevelRow]):
         Args:
             tolerance: the largest level and functional error that count as symmetric.
             functional_errors: by symmetry; those of ``functional`` by default.
+            skill: share of the variance of held-out targets that the model explains. A model that explains nothing
+                says nothing about their symmetry, so with 0 or less none is declared.
 
         Raises:
             ValueError: if a symmetry has no functional error.
@@ -87,7 +91,7 @@ class Levels(list[LevelRow]):
         missing = [name for name in upper if name not in errors]
         if missing:
             raise ValueError(f"functional_errors must have every symmetry, missing {missing}")
-        return {name: level <= tolerance and errors[name] <= tolerance for name, level in upper.items()}
+        return {name: skill > 0 and max(level, errors[name]) <= tolerance for name, level in upper.items()}
 
     def beside(self, twin: Levels) -> str:
         """These levels and those of a ``twin`` of the same shape, trained without penalty, in one table.

@@ -18,8 +18,10 @@ MAY_IMPORT = {
     "geoeq.datasets": CORE | {"geoeq.datasets"},
     "geoeq.soft": CORE | {"geoeq.soft"},
     "geoeq.audit": CORE | {"geoeq.soft", "geoeq.audit"},
+    "geoeq.bench": CORE | {f"geoeq.{part}" for part in ("layers", "datasets", "soft", "bench")},
     "geoeq.forecast": CORE | {f"geoeq.{part}" for part in ("layers", "datasets", "soft", "audit", "forecast")},
-    "geoeq.cli": CORE | {f"geoeq.{part}" for part in ("layers", "datasets", "soft", "audit", "forecast", "cli")},
+    "geoeq.cli": CORE
+    | {f"geoeq.{part}" for part in ("layers", "datasets", "soft", "audit", "forecast", "bench", "cli")},
 }
 TRAINING_ONLY = {"lightning", "pytorch_lightning", "jsonargparse", "rich", "matplotlib"}
 MODULES = sorted(module.name for module in pkgutil.walk_packages(geoeq.__path__, "geoeq."))
@@ -63,7 +65,7 @@ def test_arrows(name):
     wanted = imports(Path(path))
     rooms = {room(module) for module in wanted if module.split(".")[0] == "geoeq"} - {"geoeq.__version__"}
     assert rooms <= MAY_IMPORT.get(room(name), CORE)
-    if room(name) not in {"geoeq.forecast", "geoeq.cli"}:
+    if room(name) not in {"geoeq.forecast", "geoeq.bench", "geoeq.cli"}:
         assert not {module.split(".")[0] for module in wanted} & TRAINING_ONLY
 
 

@@ -11,6 +11,7 @@ from geoeq.soft.tuners.base import Tuner, uniform
 __all__ = ["Evidence"]
 
 SIGMAS = 4.0
+EARLY = 100.0
 
 
 class Evidence(Tuner):
@@ -51,6 +52,7 @@ class Evidence(Tuner):
         self,
         *,
         margin: float = 4.0,
+        patience: float = 0.3,
         window: int = 50,
         every: int = 2,
         rate: float = 0.5,
@@ -66,7 +68,9 @@ class Evidence(Tuner):
             raise ValueError(f"rate must lie in (0, 1], got {rate}")
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
-        self.margin, self.window, self.every = margin, window, every
+        if not 0 <= patience <= 1:
+            raise ValueError(f"patience must lie in [0, 1], got {patience}")
+        self.margin, self.patience, self.window, self.every = margin, patience, window, every
         self.rate, self.maximum, self.floor = rate, maximum, floor
 
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
@@ -105,8 +109,9 @@ class Evidence(Tuner):
         if int(self.steps) < self.window:  # type: ignore[arg-type]
             return strengths
         ratio, curvature = self.pull(bank, n_samples)
-        beyond = ratio > noise_limit(bank.codim).clamp(min=self.margin)
-        wanted = torch.where(beyond, curvature / (ratio - 1), torch.full_like(ratio, self.maximum))
+        early = EARLY ** max(0.0, 1.0 - progress / self.patience) if self.patience else 1.0
+        limit = early * noise_limit(bank.codim).clamp(min=self.margin)
+        wanted = torch.where(ratio > limit, curvature * limit / (ratio - limit), torch.full_like(ratio, self.maximum))
         wanted = wanted.nan_to_num(self.maximum).clamp(self.floor, self.maximum)
         moved = torch.lerp(strengths.clamp(min=self.floor).log(), wanted.log(), self.rate).exp()
         return torch.where(bank.codim > 0, moved, torch.zeros_like(moved))

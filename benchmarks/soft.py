@@ -1,0 +1,181 @@
+"""The mixed-symmetry regularizers measured: accuracy, planted levels, and the picture of both.
+
+    python benchmarks/soft.py ladder --output runs/ladder.jsonl            levels against planted strength, vector tasks
+    python benchmarks/soft.py nbody --output runs/ladder.jsonl             the same on N-body systems
+    python benchmarks/soft.py report --ladder runs/ladder.jsonl --vectors runs/bench-soft.jsonl
+
+The accuracy of every method on every vector task is ``geoeq bench soft``. ``report`` prints the tables of RESULTS.md
+and draws docs/soft_levels.png. Rows are added to a file as they come, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+
+from geoeq.bench.train import Budget, train
+from geoeq.datasets.vectors import CosSim, ModifiedInertia, VectorTask
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "nbody.yaml"
+FIGURE = Path(__file__).resolve().parent.parent / "docs" / "soft_levels.png"
+EPSILONS = (0.0, 0.03, 0.1, 0.3, 1.0)
+INERTIA = Budget(epochs=500)
+COSSIM = Budget(epochs=300, batch_size=200)
+
+# name of the ladder: how to build the task of one strength, the budget, the candidates that stay true
+VECTOR_LADDERS: dict[str, tuple[Callable[[float], VectorTask], Budget, tuple[str, ...]]] = {
+    **{
+        f"inertia {axis}": (lambda e, axis=axis: ModifiedInertia(-e, axis), INERTIA, (f"O2({axis})",)) for axis in "xyz"
+    },
+    "cossim so3": (lambda e: CosSim("so3", e, lifted=True), COSSIM, ("rotation",)),
+    "cossim scale": (lambda e: CosSim("scale", e, lifted=True), COSSIM, ("scale",)),
+    "cossim none": (lambda e: CosSim("none", e, lifted=True), COSSIM, ()),
+}
+
+BODIES = {
+    "rotation": "O(3)",
+    "about z": "O2(z)",
+    "translation": "T(3)",
+    "permutation": "S(5)",
+    "parity classes": "S(5, classes=[0, 1, 0, 1, 0])",
+    "rod classes": "S(5, classes=[0, 0, 1, 2, 1])",
+}
+PLACES = {"permutation", "parity classes", "rod classes"}
+# knob: its strengths, the candidates that stay true
+NBODY_LADDERS: dict[str, tuple[tuple[float, ...], set[str]]] = {
+    "field": ((0.0, 0.25, 0.5, 1.0, 2.0, 4.0), {"about z", "translation", *PLACES}),
+    "trap": ((0.0, 0.25, 0.5, 1.0, 2.0, 4.0), {"rotation", "about z", *PLACES}),
+    "hidden_charges": ((0.0, 0.125, 0.25, 0.5, 1.0, 2.0), {"rotation", "about z", "translation", "parity classes"}),
+    "rigid_parts": ((0.0, 1.0, 3.0, 10.0, 30.0, 100.0), {"rotation", "about z", "translation", "rod classes"}),
+}
+
+
+def vector_rung(name: str, strength: float, seed: int) -> dict[str, float]:
+    """Levels found on a vector task with a break of one strength."""
+    build, budget, _ = VECTOR_LADDERS[name]
+    return train(build(strength), "Evidence", seed=seed, budget=budget).levels
+
+
+def nbody_rung(knob: str, strength: float, seed: int) -> dict[str, float]:
+    """Levels found on the charged 5-body system with one knob turned."""
+    from geoeq.forecast.command import ForecastCLI, quieten
+
+    quieten()
+    options = [
+        f"--config={CONFIG}",
+        "--data.field=0.0",
+        f"--data.{knob}={strength}",
+        f"--model.symmetries={json.dumps(BODIES)}",
+        "--model.model.init_args.n_nodes=5",
+        f"--seed_everything={seed}",
+        f"--data.shuffle_seed={seed}",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        cli = ForecastCLI(["fit", *options], folder=Path(folder) / "run", label=knob)
+        return cli.model.levels().overall()
+
+
+def climb(
+    rungs: Iterable[tuple[str, float, int]], measure: Callable[[str, float, int], dict[str, float]], output: Path
+) -> None:
+    """Measure every rung that ``output`` does not hold yet."""
+    known = {(row["ladder"], row["strength"], row["seed"]) for row in read(output)}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for name, strength, seed in rungs:
+        if (name, strength, seed) in known:
+            continue
+        row = {"ladder": name, "strength": strength, "seed": seed, "levels": measure(name, strength, seed)}
+        with output.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def read(path: Path | None) -> list[dict[str, Any]]:
+    """Rows of a file; none if it is not there."""
+    if path is None or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def truth(ladder: str) -> set[str]:
+    """Candidates that stay true however strong the break is."""
+    return set(VECTOR_LADDERS[ladder][2]) if ladder in VECTOR_LADDERS else NBODY_LADDERS[ladder][1]
+
+
+def ladder_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line per ladder and candidate: its levels over the strengths, and what is judged of them."""
+    lines = ["| ladder | candidate | truth | levels over rising strength | Spearman | largest level where unbroken |"]
+    lines.append("|---|---|---|---|---|---|")
+    for ladder in dict.fromkeys(row["ladder"] for row in rows):
+        own = sorted((row for row in rows if row["ladder"] == ladder), key=lambda row: row["strength"])
+        strengths = [row["strength"] for row in own]
+        for name in own[0]["levels"]:
+            levels = [row["levels"][name] for row in own]
+            kept = name in truth(ladder)
+            rank = "" if kept else f"{spearmanr(strengths, levels).statistic:.2f}"
+            unbroken = max(levels if kept else [v for v, s in zip(levels, strengths, strict=True) if s == 0])
+            shown = " ".join(f"{level:.3f}" for level in levels)
+            lines.append(f"| {ladder} | {name} | {'kept' if kept else 'broken'} | {shown} | {rank} | {unbroken:.3f} |")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Levels against planted strength, one panel per ladder; candidates that stay true are dashed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ladders = list(dict.fromkeys(row["ladder"] for row in rows))
+    columns = min(len(ladders), 5)
+    height = -(-len(ladders) // columns)
+    figure, axes = pyplot.subplots(height, columns, figsize=(3.4 * columns, 3.0 * height), squeeze=False)
+    for axis, ladder in zip(axes.flat, ladders, strict=False):
+        own = sorted((row for row in rows if row["ladder"] == ladder), key=lambda row: row["strength"])
+        for name in own[0]["levels"]:
+            style = "--" if name in truth(ladder) else "-"
+            axis.plot(range(len(own)), [row["levels"][name] for row in own], style, marker="o", ms=3, label=name)
+        axis.set_xticks(range(len(own)), [f"{row['strength']:g}" for row in own])
+        axis.set(title=ladder, xlabel="planted strength", ylabel="recovered level", ylim=(-0.03, 1.03))
+        axis.legend(fontsize=6, framealpha=0.6)
+    for axis in list(axes.flat)[len(ladders) :]:
+        axis.set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, ladders in (("ladder", VECTOR_LADDERS), ("nbody", NBODY_LADDERS)):
+        climbing = commands.add_parser(name)
+        climbing.add_argument("--ladders", nargs="+", default=list(ladders), choices=list(ladders), metavar="NAME")
+        climbing.add_argument("--seeds", nargs="+", type=int, default=[0])
+        climbing.add_argument("--output", type=Path, default=Path("runs/ladder.jsonl"))
+    reporting = commands.add_parser("report")
+    reporting.add_argument("--ladder", type=Path, default=Path("runs/ladder.jsonl"))
+    reporting.add_argument("--vectors", type=Path, default=Path("runs/bench-soft.jsonl"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.command == "ladder":
+        climb([(n, e, s) for s in args.seeds for n in args.ladders for e in EPSILONS], vector_rung, args.output)
+    elif args.command == "nbody":
+        rungs = [(n, e, s) for s in args.seeds for n in args.ladders for e in NBODY_LADDERS[n][0]]
+        climb(rungs, nbody_rung, args.output)
+    else:
+        from geoeq.bench.soft import markdown
+
+        rows = read(args.ladder)
+        print(ladder_table(rows), "\n\n" + markdown(read(args.vectors)))
+        draw(rows, FIGURE)
+
+
+if __name__ == "__main__":
+    main()

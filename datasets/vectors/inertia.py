@@ -1,0 +1,90 @@
+"""Moments of inertia with one column changed: O(3) broken to O(2) about an axis, or to nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geoeq.datasets.vectors.task import VectorTask
+from geoeq.groups import O2, Group, O
+from geoeq.groups.rotations import AXES
+from geoeq.reps import TensorRep
+
+__all__ = ["ModifiedInertia"]
+
+
+class ModifiedInertia(VectorTask):
+    r"""Masses and positions of five points to their tensor of inertia, one column of it changed.
+
+    .. math::
+        I = \sum_i m_i (|r_i|^2 1 - r_i r_i^T), \qquad y = \mathrm{vec}(I + \epsilon\, (I e_a) e_a^T),
+
+    with m = softplus(N(0, 1)) and r from N(0, 1). Only O(2) about the axis a survives; :math:`\epsilon = -1` erases
+    the column. Without an axis, :math:`y = \mathrm{vec}(I + \epsilon(-(I e_x) e_x^T + (I e_y) e_y^T))` and none of
+    the candidates survives.
+
+    Args:
+        epsilon: how much of the column is added; 0 keeps O(3).
+        axis: the axis a, "x", "y" or "z"; None for the variant without an axis.
+        n: number of samples in all, a multiple of 3.
+        seed: seed of the draw; None takes ``n + 25``.
+        dtype: floating type of the stored tensors.
+
+    Shapes: ``x [n, 20]``, the five masses and then the five positions; ``y [n, 9]``, row by row.
+
+    Raises:
+        ValueError: for an unknown axis, or as :class:`~geoeq.datasets.vectors.VectorTask`.
+
+    Source: arXiv 2306.00356, section 5; arXiv 2112.01388 for :math:`\epsilon = 0.3`.
+
+    >>> task = ModifiedInertia(epsilon=-1.0, axis="z")
+    >>> task.train.x.shape, task.residual
+    (torch.Size([1000, 20]), ('O2(z)',))
+    """
+
+    points = 5
+    width = 20
+    rep_in = TensorRep({0: 5, 1: 5}, d=3)
+    rep_out = TensorRep({2: 1}, d=3)
+    published_strength = 100.0
+
+    def __init__(
+        self,
+        epsilon: float = -1.0,
+        axis: str | None = "z",
+        n: int = 3000,
+        seed: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if axis is not None and axis not in AXES:
+            raise ValueError(f"axis must be one of {list(AXES)} or None, got {axis!r}")
+        self.epsilon, self.axis = epsilon, axis
+        super().__init__(n, seed, dtype)
+
+    @property
+    def symmetries(self) -> dict[str, Group]:
+        return {"O(3)": O(3), "O2(z)": O2("z"), "O2(x)": O2("x"), "O2(y)": O2("y")}
+
+    @property
+    def residual(self) -> tuple[str, ...]:
+        if self.epsilon == 0:
+            return tuple(self.symmetries)
+        return () if self.axis is None else (f"O2({self.axis})",)
+
+    def inputs(self, noise: Tensor) -> Tensor:
+        masses, positions = noise.split([self.points, 3 * self.points], dim=-1)
+        return torch.cat([torch.nn.functional.softplus(masses), positions], dim=-1)
+
+    def target(self, x: Tensor) -> Tensor:
+        masses, positions = x.split([self.points, 3 * self.points], dim=-1)
+        r = positions.unflatten(-1, (self.points, 3))  # [..., 5, 3]
+        moments = torch.einsum("...k,...ki,...kj->...ij", masses, r, r)
+        trace = moments.diagonal(dim1=-2, dim2=-1).sum(-1)
+        inertia = trace[..., None, None] * torch.eye(3).to(x) - moments
+        return (inertia * (1.0 + self.epsilon * self._columns().to(x))).flatten(-2)
+
+    def _columns(self) -> Tensor:
+        """How often each column of I is added, ``[3]``."""
+        if self.axis is None:
+            return torch.tensor([-1.0, 1.0, 0.0])
+        return torch.eye(3)[AXES[self.axis]]
