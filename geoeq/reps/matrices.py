@@ -46,6 +46,8 @@ def irrep_matrix(copy: IrrepCopy, rotation: Tensor) -> Tensor:
         return rotation.new_ones(1, 1)
     _check_orthogonal(rotation.shape, rotation @ rotation.mT - torch.eye(len(rotation)).to(rotation))
     determinant = torch.det(rotation).sign()
+    if copy.l == 1:  # the Cartesian vector itself
+        return rotation if copy.p == -1 else rotation * determinant
     axis_angle = Rotation.from_matrix((determinant * rotation).double().cpu().numpy()).as_rotvec()
     turned = torch.matrix_exp(torch.einsum("a,aij->ij", torch.as_tensor(axis_angle), irrep_generators(copy.l)))
     return (turned * determinant.cpu() if copy.p == -1 else turned).to(rotation)

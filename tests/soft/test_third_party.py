@@ -8,7 +8,7 @@ from torch_geometric.nn import GCNConv, global_add_pool
 from geoeq.audit import lie_error
 from geoeq.groups import SO, SO2, O, Piecewise, S
 from geoeq.reps import Nodes
-from geoeq.soft import DualAscent, FunctionalEquivariance
+from geoeq.soft import DualAscent, Evidence, Fixed, FunctionalEquivariance, SoftEquivariance
 
 
 class GCN(nn.Module):
@@ -190,3 +190,27 @@ def test_a_saved_state_goes_on_as_it_was():
     assert torch.equal(first.penalty(*args), second.penalty(*args))
     assert torch.equal(first.strengths, second.strengths)
     assert first.half().strengths.dtype == torch.float64
+
+
+@pytest.mark.parametrize("tuner", [Fixed(2.0), Evidence()], ids=["fixed", "found"])
+def test_one_attach_serves_networks_from_elsewhere(tuner):
+    """The loop is that of a typed model, with the penalty in the loss in place of the proximal step."""
+    network, args = gcn_case()
+    soft = SoftEquivariance({"rotation": SO(3)}, tuner)
+    report = soft.attach(network, rep_in="2x1o", rep_out="1x1o")
+    assert not report.covered
+    assert len(report.uncovered) == len(list(network.parameters()))
+    before = soft.levels(*args).overall()["rotation"]
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for step in range(40):
+        optimizer.zero_grad()
+        loss = soft.penalty(*args)
+        loss.backward()
+        soft.observe(loss, 12)
+        optimizer.step()
+        soft.tune(step / 40, 100)
+    assert soft.levels(*args).overall()["rotation"] < 0.8 * before
+    with pytest.raises(ValueError, match="penalty"):
+        soft.prox_step(optimizer)
+    with pytest.raises(ValueError, match="no typed maps"):
+        soft.harden()
