@@ -14,6 +14,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,12 @@ def vector_rung(name: str, strength: float, seed: int) -> dict[str, float]:
 
 
 def nbody_rung(knob: str, strength: float, seed: int) -> dict[str, float]:
-    """Levels found on the charged 5-body system with one knob turned."""
+    """Levels found on the charged 5-body system with one knob turned; with strength 0 all knobs are one system."""
+    return _nbody_levels(knob if strength else "field", strength, seed)
+
+
+@cache
+def _nbody_levels(knob: str, strength: float, seed: int) -> dict[str, float]:
     from geoeq.forecast.command import ForecastCLI, quieten
 
     quieten()

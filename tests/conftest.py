@@ -13,9 +13,8 @@ hypothesis.settings.register_profile("geoeq", deadline=None, max_examples=20, de
 hypothesis.settings.load_profile("geoeq")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    in_worker = hasattr(config, "workerinput")
-    torch.set_num_threads(1 if in_worker else 2)
+def pytest_configure() -> None:
+    torch.set_num_threads(1)  # as fast for sizes like these, and no stalls beside other work
 
 
 @pytest.fixture(autouse=True)

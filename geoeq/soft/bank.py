@@ -22,6 +22,7 @@ __all__ = ["BlockKind", "WeightBank"]
 
 ALIGNED = 1e-10
 INFINITE = 1e30
+HARD = 1e20
 INFINITE_OBLIQUE = 1e10  # an eigenproblem cannot hold more beside strengths of order one
 
 
@@ -224,7 +225,9 @@ class WeightBank(nn.Module):
         views = self._views()
         flat = torch.cat(views)
         # the pattern that no term forbids is number 0 of every weight, so entries that are left alone get 1
-        factors = 1.0 / (1.0 + (finite * steps.unsqueeze(1)) @ self.patterns.to(steps).T)  # [maps, patterns]
+        total = (finite * steps.unsqueeze(1)) @ self.patterns.to(steps).T  # [maps, patterns]
+        # exactly zero, or weights would end as denormal numbers, with which processors are very slow
+        factors = torch.where(total < HARD, 1.0 / (1.0 + total), 0.0)
         flat.mul_(factors.to(flat).reshape(-1).index_select(0, self.factor))
         if self.framed:
             entries = flat.index_select(0, self.constrained).split([kind.index.numel() for kind in self.framed])

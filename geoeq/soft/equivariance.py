@@ -192,7 +192,8 @@ class SoftEquivariance(nn.Module):
         self._need_typed()
         if bool((self.strengths == 0).all()):
             return
-        self.bank.prox(self.strengths, self.step_sizes(optimizer))
+        strengths = self.strengths.masked_fill(self.strengths >= self.tuner.held, math.inf)
+        self.bank.prox(strengths, self.step_sizes(optimizer))
 
     @torch.no_grad()
     def observe(self, loss: float | Tensor, batch_size: int, n_targets: int = 1) -> None:

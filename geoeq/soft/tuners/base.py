@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -18,9 +19,11 @@ class Tuner(nn.Module, ABC):
     Attributes:
         split: whether each increment of the lattice of symmetries has a strength of its own
             (:mod:`geoeq.soft.lattice`), or each symmetry as a whole.
+        held: from this strength on the proximal step projects, as if it were infinite.
     """
 
     split = False
+    held = math.inf
 
     @abstractmethod
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:

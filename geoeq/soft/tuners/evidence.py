@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from geoeq.soft.bank import WeightBank
+from geoeq.soft.bank import BlockKind, WeightBank
 from geoeq.soft.tuners.base import Tuner, uniform
 
 __all__ = ["Evidence"]
@@ -14,29 +17,54 @@ SIGMAS = 4.0
 EARLY = 100.0
 
 
+class Pull(NamedTuple):
+    r"""What the data say of the coordinates of one kind of blocks.
+
+    Attributes:
+        kind: the blocks.
+        square: :math:`N \kappa\, q^2`, ``[blocks, J]``.
+        curvature: h, ``[blocks, J]``.
+    """
+
+    kind: BlockKind
+    square: Tensor
+    curvature: Tensor
+
+
 class Evidence(Tuner):
-    r"""Strengths that maximise the evidence of the training data, one per weight and symmetry.
+    r"""Strengths that maximise the evidence of the training data, one per weight and term.
 
-    What symmetry k forbids in a weight, c coordinates :math:`w_i`, has the prior :math:`N(0, 1/\lambda)`. To second
-    order the loss says :math:`w_i \approx q_i / h_i` with curvature :math:`h_i`; the evidence then has its maximum at
+    What a term forbids in a weight, c coordinates :math:`w_i`, has the prior :math:`N(0, 1/\lambda)`. To second
+    order the loss says :math:`w_i \approx q_i / h_i` with curvature :math:`h_i`; then :math:`\lambda = \bar h / (\rho -
+    1)` has the most evidence, infinity if :math:`\rho \le 1`, with
 
-    .. math:: \lambda = \frac{\bar h}{\rho - 1}, \qquad \rho = \frac1c \sum_i \frac{N \kappa\, q_i^2}{h_i}
-        \quad\text{if } \rho > 1, \qquad \lambda = \infty \quad\text{else.}
+    .. math:: \rho = \frac1c \sum_i \frac{N \kappa\, q_i^2}{h_i} .
 
     :math:`\rho` compares the pull of the data with its own sampling noise: 1 is what pure noise gives, and on data that
-    have the symmetry the pull vanishes in every step of the training, not only at its end. So a weight is let go when
-    ``margin`` times the noise is exceeded (more for a handful of coordinates, :func:`noise_limit`), and is called back
-    when the pull turns out to be noise.
-    Curvature and pull come from running moments of the gradient (the diagonal of the empirical Fisher matrix).
-    The loss is read as a mean squared error over N samples of n targets: :math:`\kappa = n / (2\,loss)`.
+    have the symmetry the pull vanishes in every step of the training, not only at its end. So noise is put at the
+    ``margin`` m instead of 1 (at more for a handful of coordinates, :func:`noise_limit`):
+
+    .. math:: \lambda = \frac{m\, \bar h}{\rho - m} \quad\text{if } \rho > m, \qquad \lambda = \infty \quad\text{else,}
+
+    and a weight is called back when the pull turns out to be noise. Early in the training a network may use what a
+    symmetry forbids in place of what it has not learned yet, so only strong pulls count then: m falls from a hundred
+    times its value to its value over the first part ``patience`` of the training.
+
+    Curvature and pull come from running moments of the gradient (the diagonal of the empirical Fisher matrix, with the
+    correction for batches that are drawn without replacement). The loss is read as a mean squared error over N samples
+    of n targets: :math:`\kappa = n / (2\,loss)`.
 
     Args:
         margin: how far the pull must exceed its noise before a symmetry is given up, > 1.
+        patience: share of the training in which the margin is higher; 0 for none.
         window: number of noted gradients over which the moments run.
         every: gradients are noted on every such step.
         rate: share of the way that the logarithm of a strength moves at each tuning.
-        maximum: the strength that stands for infinity.
+        maximum: the strength that stands for infinity; from half of it on the proximal step projects.
         floor: the least strength.
+
+    Raises:
+        ValueError: from ``tune``, if no gradient was shown or a batch holds all samples, so that no noise shows.
 
     Source: MacKay, Neural Computation 4 (1992) 415; Tipping and Faul, AISTATS 2003, equation 20.
     """
@@ -55,7 +83,7 @@ class Evidence(Tuner):
         patience: float = 0.3,
         window: int = 50,
         every: int = 2,
-        rate: float = 0.5,
+        rate: float = 0.7,
         maximum: float = 1e3,
         floor: float = 1e-8,
     ) -> None:
@@ -72,6 +100,8 @@ class Evidence(Tuner):
             raise ValueError(f"patience must lie in [0, 1], got {patience}")
         self.margin, self.patience, self.window, self.every = margin, patience, window, every
         self.rate, self.maximum, self.floor = rate, maximum, floor
+        # a finite strength leaves a leak, which a network can learn to amplify
+        self.held = maximum / 2
 
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
         entries = bank.flat().detach()
@@ -108,16 +138,25 @@ class Evidence(Tuner):
             )
         if int(self.steps) < self.window:  # type: ignore[arg-type]
             return strengths
-        ratio, curvature = self.pull(bank, n_samples)
         early = EARLY ** max(0.0, 1.0 - progress / self.patience) if self.patience else 1.0
         limit = early * noise_limit(bank.codim).clamp(min=self.margin)
-        wanted = torch.where(ratio > limit, curvature * limit / (ratio - limit), torch.full_like(ratio, self.maximum))
+        pulls = list(self._pulls(bank, n_samples))
+        ratio, curvature = self._ratio(bank, pulls)
+        held = torch.full_like(ratio, self.maximum)
+        start = torch.where(ratio > limit, curvature * self.margin / (ratio - limit), held)
+        fixed_point = self.margin * self._fixed_point(
+            bank, pulls, torch.minimum(strengths, start).clamp(min=self.floor)
+        )
+        wanted = torch.where(ratio > limit, torch.minimum(start, fixed_point), held)
         wanted = wanted.nan_to_num(self.maximum).clamp(self.floor, self.maximum)
         moved = torch.lerp(strengths.clamp(min=self.floor).log(), wanted.log(), self.rate).exp()
         return torch.where(bank.codim > 0, moved, torch.zeros_like(moved))
 
     def pull(self, bank: WeightBank, n_samples: int) -> tuple[Tensor, Tensor]:
         r"""The ratio :math:`\rho` and the mean curvature :math:`\bar h`, each ``[maps, terms]``, float64."""
+        return self._ratio(bank, list(self._pulls(bank, n_samples)))
+
+    def _pulls(self, bank: WeightBank, n_samples: int) -> Iterator[Pull]:
         steps = int(self.steps)  # type: ignore[arg-type]
         seen = 1.0 - (1.0 - 1.0 / self.window) ** steps
         batch_size, n_targets = self.sizes.tolist()
@@ -127,18 +166,37 @@ class Evidence(Tuner):
         independent = batch_size / (1.0 - batch_size / n_samples)
         curvature = kappa * independent * (self.second / seen - mean.square()).clamp(min=0.0)
         weights = bank.flat().detach()
-        ratio = torch.zeros_like(bank.codim)
-        total = torch.zeros_like(bank.codim)
         for kind in bank.kinds:
             w = kind.coordinates(weights).double()
             g = kind.coordinates(mean, centred=False).double()
-            h = (curvature[kind.index] @ kind.frame.square()).double()
-            forbidden = kind.forbidden.double().T
-            share = n_samples * kappa * (h * w - g).square() / h.clamp(min=torch.finfo(torch.float32).tiny)
-            ratio.index_add_(0, kind.owner, share @ forbidden)
-            total.index_add_(0, kind.owner, h @ forbidden)
+            h = (curvature[kind.index] @ kind.frame.square()).double().clamp(min=torch.finfo(torch.float32).tiny)
+            yield Pull(kind, n_samples * kappa * (h * w - g).square(), h)
+
+    @staticmethod
+    def _ratio(bank: WeightBank, pulls: Sequence[Pull]) -> tuple[Tensor, Tensor]:
         codim = bank.codim.clamp(min=1.0)
-        return ratio / codim, total / codim
+        return (
+            _over_terms(bank, ((p.kind, p.square / p.curvature) for p in pulls)) / codim,
+            _over_terms(bank, ((p.kind, p.curvature) for p in pulls)) / codim,
+        )
+
+    @staticmethod
+    def _fixed_point(bank: WeightBank, pulls: Sequence[Pull], strengths: Tensor) -> Tensor:
+        r"""One step of MacKay's iteration, well-determined coordinates over squared weights, ``[maps, terms]``."""
+        determined, squares = [], []
+        for kind, square, curvature in pulls:
+            own = (strengths @ kind.forbidden.double()).index_select(0, kind.owner)
+            determined.append((kind, curvature / (curvature + own)))
+            squares.append((kind, square / (curvature + own).square()))
+        return _over_terms(bank, determined) / _over_terms(bank, squares)
+
+
+def _over_terms(bank: WeightBank, values: Iterable[tuple[BlockKind, Tensor]]) -> Tensor:
+    """Values ``[blocks, J]`` of coordinates summed over each term of each weight, ``[maps, terms]``."""
+    total = torch.zeros_like(bank.codim)
+    for kind, own in values:
+        total.index_add_(0, kind.owner, own @ kind.forbidden.double().T)
+    return total
 
 
 def noise_limit(codim: Tensor) -> Tensor:
