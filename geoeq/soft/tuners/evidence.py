@@ -14,7 +14,7 @@ from geoeq.soft.tuners.base import Tuner, uniform
 __all__ = ["Evidence"]
 
 SIGMAS = 4.0
-EARLY = 100.0
+EARLY = 500.0
 
 
 class Pull(NamedTuple):
@@ -41,14 +41,13 @@ class Evidence(Tuner):
     .. math:: \rho = \frac1c \sum_i \frac{N \kappa\, q_i^2}{h_i} .
 
     :math:`\rho` compares the pull of the data with its own sampling noise: 1 is what pure noise gives, and on data that
-    have the symmetry the pull vanishes in every step of the training, not only at its end. So noise is put at the
-    ``margin`` m instead of 1 (at more for a handful of coordinates, :func:`noise_limit`):
-
-    .. math:: \lambda = \frac{m\, \bar h}{\rho - m} \quad\text{if } \rho > m, \qquad \lambda = \infty \quad\text{else,}
-
-    and a weight is called back when the pull turns out to be noise. Early in the training a network may use what a
-    symmetry forbids in place of what it has not learned yet, so only strong pulls count then: m falls from a hundred
-    times its value to its value over the first part ``patience`` of the training.
+    have the symmetry the pull vanishes in every step of the training, not only at its end. So a weight is let go when
+    ``margin`` times the noise is exceeded (more for a handful of coordinates, :func:`noise_limit`), and is called back
+    when the pull turns out to be noise. An untrained network pulls on whatever correlates with what it has not learned
+    yet. So in the first part ``patience`` of the training a weight is let go only if that explains enough of the
+    targets, :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence: 500 at the start, falling to 0 along a line.
+    Coordinates of one term differ in curvature, so from the strength above the fixed point of the evidence (MacKay) is
+    approached by one step per tuning.
 
     Curvature and pull come from running moments of the gradient (the diagonal of the empirical Fisher matrix, with the
     correction for batches that are drawn without replacement). The loss is read as a mean squared error over N samples
@@ -56,7 +55,7 @@ class Evidence(Tuner):
 
     Args:
         margin: how far the pull must exceed its noise before a symmetry is given up, > 1.
-        patience: share of the training in which the margin is higher; 0 for none.
+        patience: share of the training in which weak evidence is not acted on; 0 for none.
         window: number of noted gradients over which the moments run.
         every: gradients are noted on every such step.
         rate: share of the way that the logarithm of a strength moves at each tuning.
@@ -79,7 +78,7 @@ class Evidence(Tuner):
     def __init__(
         self,
         *,
-        margin: float = 4.0,
+        margin: float = 10.0,
         patience: float = 0.3,
         window: int = 50,
         every: int = 2,
@@ -138,19 +137,20 @@ class Evidence(Tuner):
             )
         if int(self.steps) < self.window:  # type: ignore[arg-type]
             return strengths
-        early = EARLY ** max(0.0, 1.0 - progress / self.patience) if self.patience else 1.0
-        limit = early * noise_limit(bank.codim).clamp(min=self.margin)
         pulls = list(self._pulls(bank, n_samples))
         ratio, curvature = self._ratio(bank, pulls)
-        held = torch.full_like(ratio, self.maximum)
-        start = torch.where(ratio > limit, curvature * self.margin / (ratio - limit), held)
-        fixed_point = self.margin * self._fixed_point(
-            bank, pulls, torch.minimum(strengths, start).clamp(min=self.floor)
-        )
-        wanted = torch.where(ratio > limit, torch.minimum(start, fixed_point), held)
+        start = curvature / (ratio - 1.0).clamp(min=self.margin - 1.0)
+        fixed_point = self._fixed_point(bank, pulls, torch.minimum(strengths, start).clamp(min=self.floor))
+        wanted = torch.where(self._convincing(bank, ratio, progress), torch.minimum(start, fixed_point), self.maximum)
         wanted = wanted.nan_to_num(self.maximum).clamp(self.floor, self.maximum)
         moved = torch.lerp(strengths.clamp(min=self.floor).log(), wanted.log(), self.rate).exp()
         return torch.where(bank.codim > 0, moved, torch.zeros_like(moved))
+
+    def _convincing(self, bank: WeightBank, ratio: Tensor, progress: float) -> Tensor:
+        """Where the pull is more than noise and, early in the training, explains enough of the targets."""
+        gain = 0.5 * bank.codim * (ratio - 1.0 - ratio.clamp(min=1.0).log())  # of log evidence, in nats
+        early = EARLY * (1.0 - progress / self.patience) if progress < self.patience else 0.0
+        return (ratio > noise_limit(bank.codim).clamp(min=self.margin)) & (gain > early)
 
     def pull(self, bank: WeightBank, n_samples: int) -> tuple[Tensor, Tensor]:
         r"""The ratio :math:`\rho` and the mean curvature :math:`\bar h`, each ``[maps, terms]``, float64."""
