@@ -9,6 +9,7 @@ cost a handful of matrix products in all. The subspaces that get a strength of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,13 +71,18 @@ class BlockKind(nn.Module):
         """Coordinates ``[blocks, J]`` of ``rows [blocks, D]`` along what is forbidden."""
         return (rows - self.offset if centred and self.affine else rows) @ self.frame
 
-    def shrunk(self, rows: Tensor, strengths: Tensor, steps: Tensor) -> Tensor:
-        """``rows [blocks, D]`` after the proximal step with ``strengths [maps, terms]`` and ``steps [maps]``."""
+    def shrinkage(self, strengths: Tensor, steps: Tensor) -> Tensor | None:
+        """Share of each coordinate that the proximal step takes, ``[blocks, J]``; None where terms are oblique."""
         if not self.orthonormal:
+            return None
+        total = (strengths * steps.unsqueeze(1)).to(self.frame) @ self.forbidden  # [maps, J]
+        return (total / (1.0 + total)).index_select(0, self.owner)
+
+    def shrunk(self, rows: Tensor, shrinkage: Tensor | None, strengths: Tensor, steps: Tensor) -> Tensor:
+        """``rows [blocks, D]`` after the proximal step with ``strengths [maps, terms]`` and ``steps [maps]``."""
+        if shrinkage is None:
             return self._solve(rows, strengths, steps)
-        total = (strengths * steps.unsqueeze(1)).to(rows) @ self.forbidden  # [maps, J]
-        shrink = (total / (1.0 + total)).index_select(0, self.owner)
-        return torch.addmm(rows, self.within(rows).mul_(shrink), self.frame.T, alpha=-1)
+        return torch.addmm(rows, self.within(rows).mul_(shrinkage), self.frame.T, alpha=-1)
 
     def _solve(self, rows: Tensor, strengths: Tensor, steps: Tensor) -> Tensor:
         """The same where terms are oblique to each other: one small eigenproblem per weight and change of strength."""
@@ -101,6 +107,15 @@ class BlockKind(nn.Module):
             setattr(self, name, master.to(like.dtype).to(like.device))
         self._solved = None
         return self
+
+
+class Shrinkage(NamedTuple):
+    """A proximal step made ready: strengths and steps, the factor of each entry, the shares of framed coordinates."""
+
+    strengths: Tensor
+    steps: Tensor
+    entries: Tensor
+    shares: list[Tensor | None]
 
 
 class WeightBank(nn.Module):
@@ -206,37 +221,38 @@ class WeightBank(nn.Module):
                 total = total.index_add(0, kind.owner, values(kind) @ kind.forbidden.T)
         return total
 
-    @torch.no_grad()
-    def prox(self, strengths: Tensor, steps: Tensor) -> None:
-        r"""Replace each weight by :math:`(I + \eta \sum_k \lambda_k (I - P_k))^{-1} W`, exactly.
+    def prepare(self, strengths: Tensor, steps: Tensor) -> Shrinkage:
+        r"""What :meth:`prox` multiplies by, to be used again as long as strengths and steps stay the same.
 
         Args:
             strengths: :math:`\lambda`, ``[maps, terms]``, float64; infinity projects.
-            steps: :math:`\eta` of each weight, ``[maps]``.
+            steps: :math:`\eta` of each weight, ``[maps]``, float64.
         """
-        if not self.kinds:
-            return
-        with torch.autocast(steps.device.type, enabled=False):
-            self._prox(strengths, steps)
-
-    def _prox(self, strengths: Tensor, steps: Tensor) -> None:
         # a finite stand-in for infinity keeps 0 * infinity out of the products
         finite = strengths.clamp(max=INFINITE).to(steps)
-        views = self._views()
-        flat = torch.cat(views)
-        # the pattern that no term forbids is number 0 of every weight, so entries that are left alone get 1
         total = (finite * steps.unsqueeze(1)) @ self.patterns.to(steps).T  # [maps, patterns]
-        # exactly zero, or weights would end as denormal numbers, with which processors are very slow
-        factors = torch.where(total < HARD, 1.0 / (1.0 + total), 0.0)
-        flat.mul_(factors.to(flat).reshape(-1).index_select(0, self.factor))
-        if self.framed:
-            entries = flat.index_select(0, self.constrained).split([kind.index.numel() for kind in self.framed])
-            shrunk = [
-                kind.shrunk(values.view_as(kind.index), finite, steps).reshape(-1)
-                for kind, values in zip(self.framed, entries, strict=True)
-            ]
-            flat.index_copy_(0, self.constrained, torch.cat(shrunk))
-        torch._foreach_copy_(views, flat.split(self.sizes))
+        # exactly zero, or weights would end as denormal numbers, with which processors are very slow;
+        # the pattern that no term forbids is number 0 of every weight, so entries that are left alone get 1
+        factors = torch.where(total < HARD, 1.0 / (1.0 + total), 0.0).to(self.parameters_[0])
+        entries = factors.reshape(-1).index_select(0, self.factor)
+        return Shrinkage(finite, steps, entries, [kind.shrinkage(finite, steps) for kind in self.framed])
+
+    @torch.no_grad()
+    def prox(self, prepared: Shrinkage) -> None:
+        r"""Replace each weight by :math:`(I + \eta \sum_k \lambda_k (I - P_k))^{-1} W`, exactly."""
+        if not self.kinds:
+            return
+        with torch.autocast(prepared.steps.device.type, enabled=False):
+            views = self._views()
+            flat = torch.cat(views).mul_(prepared.entries)
+            if self.framed:
+                entries = flat.index_select(0, self.constrained).split([kind.index.numel() for kind in self.framed])
+                shrunk = [
+                    kind.shrunk(values.view_as(kind.index), own, prepared.strengths, prepared.steps).reshape(-1)
+                    for kind, values, own in zip(self.framed, entries, prepared.shares, strict=True)
+                ]
+                flat.index_copy_(0, self.constrained, torch.cat(shrunk))
+            torch._foreach_copy_(views, flat.split(self.sizes))
 
 
 def _offset(spaces: Sequence[PairSpace]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from geoeq.groups import Group, parse
-from geoeq.soft.bank import WeightBank
+from geoeq.soft.bank import Shrinkage, WeightBank
 from geoeq.soft.functional import Reps
 from geoeq.soft.functional_equivariance import DualAscent, FunctionalEquivariance
 from geoeq.soft.intervals import InputRecord, record_inputs
@@ -85,6 +85,7 @@ class SoftEquivariance(nn.Module):
         self._layers: list[TypedLayer] = []
         self._records: list[InputRecord] | None = None
         self.functional: FunctionalEquivariance | None = None
+        self._prepared: tuple[Tensor, int, Tensor, Shrinkage] | None = None
 
     @property
     def attached(self) -> bool:
@@ -123,7 +124,7 @@ class SoftEquivariance(nn.Module):
             )
         self.functional = None
         self._model = (model,)  # in a tuple, not as a submodule: the weights belong to the model alone
-        self._layers, self._records = layers, None
+        self._layers, self._records, self._prepared = layers, None, None
         self.bank = WeightBank(maps, groups, split=self.tuner.split).to(maps[0].parameter)
         names = list(self.symmetries)
         self.register_buffer("strengths", self.tuner.initial(self.bank, names))
@@ -157,6 +158,7 @@ class SoftEquivariance(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
+        self._prepared = None
         if self._layers:  # logarithms of strengths outrun half and single precision
             self.strengths = self.strengths.double()
         return self
@@ -190,10 +192,16 @@ class SoftEquivariance(nn.Module):
         :meth:`penalty`.
         """
         self._need_typed()
-        if bool((self.strengths == 0).all()):
-            return
-        strengths = self.strengths.masked_fill(self.strengths >= self.tuner.held, math.inf)
-        self.bank.prox(strengths, self.step_sizes(optimizer))
+        self.bank.prox(self._shrinkage(self.step_sizes(optimizer)))
+
+    def _shrinkage(self, steps: Tensor) -> Shrinkage:
+        """The step made ready, anew only if strengths or steps have changed since the last one."""
+        strengths, version, known, shrinkage = self._prepared or (None, None, None, None)
+        if shrinkage is None or strengths is not self.strengths or version != strengths._version or known is not steps:
+            held = self.strengths.masked_fill(self.strengths >= self.tuner.held, math.inf)
+            shrinkage = self.bank.prepare(held, steps)
+            self._prepared = self.strengths, self.strengths._version, steps, shrinkage
+        return shrinkage
 
     @torch.no_grad()
     def observe(self, loss: float | Tensor, batch_size: int, n_targets: int = 1) -> None:

@@ -16,21 +16,22 @@ class StepSizes(nn.Module):
 
     .. math:: \eta = \frac{lr}{\sqrt{\overline{v}} + \epsilon}
 
-    with v the optimizer's running square of the gradient, averaged over the weight and looked at anew every tenth
-    call: it runs over a thousand steps and hardly moves in ten.
+    with v the optimizer's running square of the gradient, averaged over the weight. For these, step sizes are looked at
+    anew every tenth call only, for v runs over a thousand steps and hardly moves in ten; until then the same tensor is
+    returned.
 
     Args:
         parameters: the attached weights.
     """
 
-    size: Tensor
+    steps: Tensor
     age: Tensor
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__()
         self.parameters_ = parameters
         device = parameters[0].device
-        self.register_buffer("size", torch.zeros(len(parameters), dtype=torch.float64, device=device))
+        self.register_buffer("steps", torch.zeros(len(parameters), dtype=torch.float64, device=device))
         self.register_buffer("age", torch.zeros((), dtype=torch.long))
 
     def forward(self, optimizer: Optimizer) -> Tensor:
@@ -46,13 +47,17 @@ class StepSizes(nn.Module):
             raise ValueError(
                 f"optimizer must hold every attached weight, {missing} of {len(self.parameters_)} are missing"
             )
-        rates = torch.tensor([float(group["lr"]) for group in own], dtype=torch.float64, device=self.size.device)
         if "exp_avg_sq" not in optimizer.state.get(self.parameters_[0], {}):
-            return rates
+            return self._per_weight([group["lr"] for group in own])
         if int(self.age) % REFRESH == 0:
-            self.size.copy_(self._root_mean_square(optimizer, [group["betas"][1] for group in own]))
+            sizes = self._root_mean_square(optimizer, [group["betas"][1] for group in own])
+            rates, least = (self._per_weight([group[key] for group in own]) for key in ("lr", "eps"))
+            self.steps = rates / (sizes + least)
         self.age += 1
-        return rates / (self.size + own[0]["eps"])
+        return self.steps
+
+    def _per_weight(self, numbers: list[float]) -> Tensor:
+        return torch.tensor([float(number) for number in numbers], dtype=torch.float64, device=self.steps.device)
 
     def _root_mean_square(self, optimizer: Optimizer, betas: list[float]) -> Tensor:
         states = [optimizer.state[p] for p in self.parameters_]
@@ -65,5 +70,5 @@ class StepSizes(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
-        self.size, self.age = self.size.double(), self.age.cpu()
+        self.steps, self.age = self.steps.double(), self.age.cpu()
         return self

@@ -71,4 +71,4 @@ def test_random_labels_declare_nothing_and_exact_labels_everything():
     assert not any(levels.symmetric(0.05, {"rotation": 0.0}, skill=skill).values())
     soft, levels, skill = fit(x, TypedLinear("2x0e + 4x1o", "1x0e + 2x1o", group=SO(3))(x).detach())
     assert all(levels.symmetric(0.05, {"rotation": 0.0}, skill=skill).values())
-    assert bool((soft.strengths_of_symmetries() == Evidence().maximum).all())
+    assert soft.strengths_of_symmetries().min() > 0.99 * Evidence().maximum
