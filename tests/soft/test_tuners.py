@@ -12,19 +12,25 @@ REP = Sum("4x0e + 6x1o", Positions(1))
 TYPES = {"rotation": O(3), "about z": SO2("z"), "translation": T(3)}
 
 
-def fit(target, *, tuner=None, noise=0.1, n=600, steps=300, seed=0):
+def fit(target, **options):
     """Linear regression of ``target`` on random features with a soft layer; returns its levels and strengths."""
+    soft = train(TypedLinear(REP, "4x1o", mode="soft"), target, **options)
+    strengths = dict(zip(TYPES, soft.strengths_of_symmetries()[0].tolist(), strict=True))  # of the weight
+    return soft.levels().overall(), strengths
+
+
+def train(model, target, *, tuner=None, noise=0.1, n=600, steps=300, seed=0):
+    """Fit ``model`` to ``target`` on random features; returns its soft symmetry."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     x = torch.randn(n, REP.dim, generator=generator)
     y = target(x) + noise * torch.randn(n, 12, generator=generator)
-    layer = TypedLinear(REP, "4x1o", mode="soft")
     soft = SoftEquivariance(TYPES, tuner or Evidence(window=60, every=1))
-    soft.attach(layer)
-    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    soft.attach(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(steps):
         index = torch.randperm(n, generator=generator)[:100]
-        loss = (layer(x[index]) - y[index]).square().mean()
+        loss = (model(x[index]) - y[index]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         soft.observe(loss, 100, 12)
@@ -32,8 +38,7 @@ def fit(target, *, tuner=None, noise=0.1, n=600, steps=300, seed=0):
         soft.prox_step(optimizer)
         if step % 6 == 5:
             soft.tune(step / steps, n)
-    strengths = dict(zip(TYPES, soft.strengths_of_symmetries()[0].tolist(), strict=True))  # of the weight
-    return soft.levels().overall(), strengths
+    return soft
 
 
 def exact_target(x):
@@ -42,6 +47,10 @@ def exact_target(x):
 
 def along_z(size):
     return lambda x: exact_target(x) + size * torch.tensor([0.0, 0.0, 1.0]).repeat(4) * (1 + x[:, :1])
+
+
+def weighed_along_z(x):
+    return exact_target(x) + 0.5 * torch.tensor([0.0, 0.0, 1.0]).repeat(4) * x[:, :1]
 
 
 def across(x):
@@ -89,6 +98,20 @@ def test_levels_rise_with_the_planted_break():
 def test_wrong_types_cost_nothing_and_pure_noise_gives_nothing_up():
     _levels, strengths = fit(lambda x: torch.zeros(len(x), 12), noise=1.0)
     assert min(strengths.values()) > 100
+
+
+@pytest.mark.parametrize(
+    ("target", "symmetry", "layer"),
+    [(weighed_along_z, "rotation", "1"), (absolute, "translation", "0")],
+    ids=["either layer can: the last one goes", "only the first one can"],
+)
+def test_one_layer_is_let_go_the_other_stays_exact(target, symmetry, layer):
+    hidden = "8x0e + 8x1o"
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(TypedLinear(REP, hidden, mode="soft"), TypedLinear(hidden, "4x1o", mode="soft"))
+    levels = {(row.layer, row.symmetry): row.level for row in train(model, target).levels()}
+    assert levels[layer, symmetry] > 0.05
+    assert max(level for (name, kind), level in levels.items() if (name, kind) != (layer, symmetry)) < 0.01
 
 
 def test_evidence_waits_for_its_window_and_keeps_its_bounds():

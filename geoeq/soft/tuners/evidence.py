@@ -15,6 +15,8 @@ __all__ = ["Evidence"]
 
 SIGMAS = 4.0
 EARLY = 500.0
+# shares of the largest gain: below MINOR a break is not worth giving up a symmetry, above RIVAL it may explain the same
+MINOR, RIVAL = 0.01, 0.1
 
 
 class Pull(NamedTuple):
@@ -42,10 +44,12 @@ class Evidence(Tuner):
 
     :math:`\rho` compares the pull of the data with its own sampling noise: 1 is what pure noise gives, and on data that
     have the symmetry the pull vanishes in every step of the training, not only at its end. So a weight is let go when
-    ``margin`` times the noise is exceeded (more for a handful of coordinates, :func:`noise_limit`), and is called back
-    when the pull turns out to be noise. An untrained network pulls on whatever correlates with what it has not learned
-    yet. So in the first part ``patience`` of the training a weight is let go only if that explains enough of the
-    targets, :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence: 500 at the start, falling to 0 along a line.
+    ``margin`` times the noise is exceeded (more for a few coordinates, :func:`noise_limit`) and it gains at least
+    a hundredth of what the most telling one gains, :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence. It is
+    called back below the root of ``margin``. An untrained network pulls on whatever correlates with what it has not
+    learned yet, and many weights can explain one break. So in the first part ``patience`` of the training the gain must
+    exceed a bound, 500 nats at the start and falling to 0 along a line, and one weight goes per tuning: among rivals,
+    whose gains are within a factor ten, the last in the order of modules, because all that comes before it stays exact.
     Coordinates of one term differ in curvature, so from the strength above the fixed point of the evidence (MacKay) is
     approached by one step per tuning.
 
@@ -54,8 +58,8 @@ class Evidence(Tuner):
     of n targets: :math:`\kappa = n / (2\,loss)`.
 
     Args:
-        margin: how far the pull must exceed its noise before a symmetry is given up, > 1.
-        patience: share of the training in which weak evidence is not acted on; 0 for none.
+        margin: how far the pull must exceed its noise before a symmetry is given up, > 1; its root keeps it given up.
+        patience: share of the training in which weak evidence is not acted on and weights go one by one; 0 for none.
         window: number of noted gradients over which the moments run.
         every: gradients are noted on every such step.
         rate: share of the way that the logarithm of a strength moves at each tuning.
@@ -141,16 +145,23 @@ class Evidence(Tuner):
         ratio, curvature = self._ratio(bank, pulls)
         start = curvature / (ratio - 1.0).clamp(min=self.margin - 1.0)
         fixed_point = self._fixed_point(bank, pulls, torch.minimum(strengths, start).clamp(min=self.floor))
-        wanted = torch.where(self._convincing(bank, ratio, progress), torch.minimum(start, fixed_point), self.maximum)
+        let_go = self._let_go(bank, ratio, strengths, progress)
+        wanted = torch.where(let_go, torch.minimum(start, fixed_point), self.maximum)
         wanted = wanted.nan_to_num(self.maximum).clamp(self.floor, self.maximum)
         moved = torch.lerp(strengths.clamp(min=self.floor).log(), wanted.log(), self.rate).exp()
         return torch.where(bank.codim > 0, moved, torch.zeros_like(moved))
 
-    def _convincing(self, bank: WeightBank, ratio: Tensor, progress: float) -> Tensor:
-        """Where the pull is more than noise and, early in the training, explains enough of the targets."""
+    def _let_go(self, bank: WeightBank, ratio: Tensor, strengths: Tensor, progress: float) -> Tensor:
+        """Which terms are to have a finite strength, ``[maps, terms]``."""
+        is_open = (strengths < self.held) & (bank.codim > 0)
+        limit = torch.where(is_open, self.margin**0.5, self.margin)
         gain = 0.5 * bank.codim * (ratio - 1.0 - ratio.clamp(min=1.0).log())  # of log evidence, in nats
-        early = EARLY * (1.0 - progress / self.patience) if progress < self.patience else 0.0
-        return (ratio > noise_limit(bank.codim).clamp(min=self.margin)) & (gain > early)
+        gain = torch.where(ratio > torch.maximum(noise_limit(bank.codim), limit), gain, 0.0)
+        convincing = gain > MINOR * gain.max()
+        if progress >= self.patience:
+            return convincing
+        convincing &= gain > EARLY * (1.0 - progress / self.patience)
+        return convincing & (is_open | _last_rival(torch.where(convincing & ~is_open, gain, 0.0)))
 
     def pull(self, bank: WeightBank, n_samples: int) -> tuple[Tensor, Tensor]:
         r"""The ratio :math:`\rho` and the mean curvature :math:`\bar h`, each ``[maps, terms]``, float64."""
@@ -197,6 +208,13 @@ def _over_terms(bank: WeightBank, values: Iterable[tuple[BlockKind, Tensor]]) ->
     for kind, own in values:
         total.index_add_(0, kind.owner, own @ kind.forbidden.double().T)
     return total
+
+
+def _last_rival(gain: Tensor) -> Tensor:
+    """The last weight whose gain is of the order of the largest, as a mask ``[maps, 1]``; ``gain [maps, terms]``."""
+    largest = gain.amax(1, keepdim=True)
+    rivals = (largest > 0) & (largest >= RIVAL * largest.max())
+    return rivals & (rivals.flip(0).cumsum(0).flip(0) == 1)
 
 
 def noise_limit(codim: Tensor) -> Tensor:
