@@ -149,8 +149,9 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             style = "--" if name in truth(ladder) else "-"
             axis.plot(range(len(own)), [row["levels"][name] for row in own], style, marker="o", ms=3, label=name)
         axis.set_xticks(range(len(own)), [f"{row['strength']:g}" for row in own])
-        axis.set(title=ladder, xlabel="planted strength", ylabel="recovered level", ylim=(-0.03, 1.03))
-        axis.legend(fontsize=6, framealpha=0.6)
+        top = max(0.1, *(level for row in own for level in row["levels"].values()))
+        axis.set(title=ladder, xlabel="planted strength", ylabel="recovered level", ylim=(-0.05 * top, 1.3 * top))
+        axis.legend(fontsize=6, framealpha=0.6, ncols=2, loc="upper left")
     for axis in list(axes.flat)[len(ladders) :]:
         axis.set_visible(False)
     figure.tight_layout()
