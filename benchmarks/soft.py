@@ -58,19 +58,22 @@ NBODY_LADDERS: dict[str, tuple[tuple[float, ...], set[str]]] = {
 }
 
 
-def vector_rung(name: str, strength: float, seed: int) -> dict[str, float]:
-    """Levels found on a vector task with a break of one strength."""
+Found = dict[str, dict[str, float]]  # "levels" of candidates, and "errors" of the whole network on their orbits
+
+
+def vector_rung(name: str, strength: float, seed: int) -> Found:
+    """What is found on a vector task with a break of one strength."""
     build, budget, _ = VECTOR_LADDERS[name]
-    return train(build(strength), "Evidence", seed=seed, budget=budget).levels
+    return {"levels": train(build(strength), "Evidence", seed=seed, budget=budget).levels}
 
 
-def nbody_rung(knob: str, strength: float, seed: int) -> dict[str, float]:
-    """Levels found on the charged 5-body system with one knob turned; with strength 0 all knobs are one system."""
-    return _nbody_levels(knob if strength else "field", strength, seed)
+def nbody_rung(knob: str, strength: float, seed: int) -> Found:
+    """What is found on the charged 5-body system with one knob turned; with strength 0 all knobs are one system."""
+    return _nbody_rung(knob if strength else "field", strength, seed)
 
 
 @cache
-def _nbody_levels(knob: str, strength: float, seed: int) -> dict[str, float]:
+def _nbody_rung(knob: str, strength: float, seed: int) -> Found:
     from geoeq.forecast.command import ForecastCLI, quieten
 
     quieten()
@@ -85,19 +88,19 @@ def _nbody_levels(knob: str, strength: float, seed: int) -> dict[str, float]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         cli = ForecastCLI(["fit", *options], folder=Path(folder) / "run", label=knob)
-        return cli.model.levels().overall()
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        levels = cli.model.levels()
+        return {"levels": levels.overall(), "errors": dict(levels.functional)}
 
 
-def climb(
-    rungs: Iterable[tuple[str, float, int]], measure: Callable[[str, float, int], dict[str, float]], output: Path
-) -> None:
+def climb(rungs: Iterable[tuple[str, float, int]], measure: Callable[[str, float, int], Found], output: Path) -> None:
     """Measure every rung that ``output`` does not hold yet."""
     known = {(row["ladder"], row["strength"], row["seed"]) for row in read(output)}
     output.parent.mkdir(parents=True, exist_ok=True)
     for name, strength, seed in rungs:
         if (name, strength, seed) in known:
             continue
-        row = {"ladder": name, "strength": strength, "seed": seed, "levels": measure(name, strength, seed)}
+        row = {"ladder": name, "strength": strength, "seed": seed, **measure(name, strength, seed)}
         with output.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
@@ -116,44 +119,54 @@ def truth(ladder: str) -> set[str]:
 
 
 def ladder_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line per ladder and candidate: its levels over the strengths, and what is judged of them."""
-    lines = ["| ladder | candidate | truth | levels over rising strength | Spearman | largest level where unbroken |"]
-    lines.append("|---|---|---|---|---|---|")
-    for ladder in dict.fromkeys(row["ladder"] for row in rows):
-        own = sorted((row for row in rows if row["ladder"] == ladder), key=lambda row: row["strength"])
+    """One line per ladder, measure and candidate: its values over the strengths, and what is judged of them."""
+    lines = [
+        "| ladder | candidate | truth | measure | values over rising strength | Spearman | largest where unbroken |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|")
+    for ladder, own in climbed(rows).items():
         strengths = [row["strength"] for row in own]
-        for name in own[0]["levels"]:
-            levels = [row["levels"][name] for row in own]
+        for name, measure in ((name, measure) for name in own[0]["levels"] for measure in ("levels", "errors")):
+            if measure not in own[0]:
+                continue
+            values = [row[measure][name] for row in own]
             kept = name in truth(ladder)
-            rank = "" if kept else f"{spearmanr(strengths, levels).statistic:.2f}"
-            unbroken = max(levels if kept else [v for v, s in zip(levels, strengths, strict=True) if s == 0])
-            shown = " ".join(f"{level:.3f}" for level in levels)
-            lines.append(f"| {ladder} | {name} | {'kept' if kept else 'broken'} | {shown} | {rank} | {unbroken:.3f} |")
+            rank = "" if kept else f"{spearmanr(strengths, values).statistic:.2f}"
+            unbroken = max(values if kept else [v for v, s in zip(values, strengths, strict=True) if s == 0])
+            shown = " ".join(f"{value:.3f}" for value in values)
+            cells = [ladder, name, "kept" if kept else "broken", measure[:-1], shown, rank, f"{unbroken:.3f}"]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def climbed(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of each ladder by rising strength."""
+    names = dict.fromkeys(row["ladder"] for row in rows)
+    return {n: sorted((r for r in rows if r["ladder"] == n), key=lambda row: row["strength"]) for n in names}
+
+
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Levels against planted strength, one panel per ladder; candidates that stay true are dashed."""
+    """Levels, and below them errors of the network, against planted strength; candidates that stay true are dashed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    ladders = list(dict.fromkeys(row["ladder"] for row in rows))
-    columns = min(len(ladders), 5)
-    height = -(-len(ladders) // columns)
-    figure, axes = pyplot.subplots(height, columns, figsize=(3.4 * columns, 3.0 * height), squeeze=False)
-    for axis, ladder in zip(axes.flat, ladders, strict=False):
-        own = sorted((row for row in rows if row["ladder"] == ladder), key=lambda row: row["strength"])
-        for name in own[0]["levels"]:
-            style = "--" if name in truth(ladder) else "-"
-            axis.plot(range(len(own)), [row["levels"][name] for row in own], style, marker="o", ms=3, label=name)
-        axis.set_xticks(range(len(own)), [f"{row['strength']:g}" for row in own])
-        top = max(0.1, *(level for row in own for level in row["levels"].values()))
-        axis.set(title=ladder, xlabel="planted strength", ylabel="recovered level", ylim=(-0.05 * top, 1.3 * top))
-        axis.legend(fontsize=6, framealpha=0.6, ncols=2, loc="upper left")
-    for axis in list(axes.flat)[len(ladders) :]:
-        axis.set_visible(False)
+    ladders = climbed(rows)
+    figure, axes = pyplot.subplots(2, len(ladders), figsize=(3.4 * len(ladders), 5.6), squeeze=False)
+    for column, (ladder, own) in zip(axes.T, ladders.items(), strict=True):
+        for axis, measure in zip(column, ("levels", "errors"), strict=True):
+            if measure not in own[0]:
+                axis.set_visible(False)
+                continue
+            for name in own[0][measure]:
+                style = "--" if name in truth(ladder) else "-"
+                axis.plot(range(len(own)), [row[measure][name] for row in own], style, marker="o", ms=3, label=name)
+            top = max(0.1, *(value for row in own for value in row[measure].values()))
+            axis.set_xticks(range(len(own)), [f"{row['strength']:g}" for row in own])
+            what = "recovered level" if measure == "levels" else "orbit error of the network"
+            axis.set(title=ladder, xlabel="planted strength", ylabel=what, ylim=(-0.05 * top, 1.35 * top))
+            axis.legend(fontsize=6, framealpha=0.6, ncols=2, loc="upper left")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -40,22 +40,23 @@ class IrrepsLayerNorm(nn.Module):
     def __init__(self, irreps: Irreps | str, *, eps: float = 1e-5) -> None:
         super().__init__()
         self.irreps, self.eps = Irreps(irreps), eps
+        self.blocks = [(mul, ir.dim, ir.is_scalar()) for mul, ir in self.irreps]
         self.weight = nn.Parameter(torch.ones(self.irreps.num_irreps))
-        self.bias = nn.Parameter(torch.zeros(sum(mul for mul, ir in self.irreps if ir.is_scalar())))
+        self.bias = nn.Parameter(torch.zeros(sum(mul for mul, _, scalar in self.blocks if scalar)))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.irreps.dim:
-            raise ValueError(f"x must be [..., {self.irreps.dim}] for {self.irreps}, got {list(x.shape)}")
-        blocks = x.split([mul * ir.dim for mul, ir in self.irreps], dim=-1)
-        weights = iter(self.weight.split([mul for mul, _ in self.irreps]))
-        biases = iter(self.bias.split([mul for mul, ir in self.irreps if ir.is_scalar()]))
+        width = sum(mul * dim for mul, dim, _ in self.blocks)
+        if x.shape[-1] != width:
+            raise ValueError(f"x must be [..., {width}], got {list(x.shape)}")
+        blocks = x.split([mul * dim for mul, dim, _ in self.blocks], dim=-1)
+        weights = self.weight.split([mul for mul, _, _ in self.blocks])
+        biases = iter(self.bias.split([mul for mul, _, scalar in self.blocks if scalar]))
         out = []
-        for block, (mul, ir) in zip(blocks, self.irreps, strict=True):
-            weight = next(weights)
-            if ir.is_scalar():
+        for block, weight, (mul, dim, scalar) in zip(blocks, weights, self.blocks, strict=True):
+            if scalar:
                 out.append(nn.functional.layer_norm(block, (mul,), weight, next(biases), self.eps))
             else:
-                v = block.unflatten(-1, (mul, ir.dim))  # [..., mul, dim]
+                v = block.unflatten(-1, (mul, dim))  # [..., mul, dim]
                 size = v.square().mean((-2, -1), keepdim=True)
                 out.append((v * (size + self.eps).rsqrt() * weight.unsqueeze(-1)).flatten(-2))
         return torch.cat(out, dim=-1) if out else x

@@ -32,6 +32,14 @@ def polynomial_cutoff(length: Tensor, cutoff: float, p: int = 6) -> Tensor:
     return 1.0 - u**p * ((p + 1) * (p + 2) / 2 - u * p * (p + 2) + u.square() * p * (p + 1) / 2)
 
 
+def _sinc(x: Tensor) -> Tensor:
+    """sin(x) / x; torch's has no second derivative at 0."""
+    small, square = x.abs() < 0.1, x.square()
+    series = 1 - square / 6 * (1 - square / 20 * (1 - square / 42 * (1 - square / 72)))
+    safe = torch.where(small, 1.0, x)
+    return torch.where(small, series, safe.sin() / safe)
+
+
 class RadialBasis(nn.Module):
     r"""Distances as ``n_basis`` smooth numbers that vanish at the cut-off.
 
@@ -77,7 +85,7 @@ class RadialBasis(nn.Module):
     def forward(self, length: Tensor) -> Tensor:
         u = (length / self.cutoff).unsqueeze(-1)
         if self.kind == "bessel":
-            basis = math.sqrt(2.0) * math.pi * self.steps * torch.sinc(self.steps * u)
+            basis = math.sqrt(2.0) * math.pi * self.steps * _sinc(math.pi * self.steps * u)
         else:
             basis = (-0.5 * ((self.n_basis - 1) * u - self.steps).square()).exp()
         return basis * polynomial_cutoff(u, 1.0) if self.window else basis

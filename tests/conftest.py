@@ -1,5 +1,6 @@
 """What every test runs under: fixed seeds, few threads, hypothesis without deadlines or chance."""
 
+import os
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,8 @@ hypothesis.settings.load_profile("geoeq")
 
 
 def pytest_configure() -> None:
+    if not torch.cuda.is_available():  # before anything imports triton
+        os.environ.setdefault("TRITON_INTERPRET", "1")
     torch.set_num_threads(1)  # as fast for sizes like these, and no stalls beside other work
 
 

@@ -3,12 +3,21 @@
 import doctest
 import importlib
 import pkgutil
+from importlib.util import find_spec
 
 import pytest
 
 import geoeq
 
-MODULES = ["geoeq", *sorted(module.name for module in pkgutil.walk_packages(geoeq.__path__, "geoeq."))]
+KERNELS = "geoeq.ops.triton_kernels."  # need triton, which is optional
+MODULES = [
+    "geoeq",
+    *sorted(
+        module.name
+        for module in pkgutil.walk_packages(geoeq.__path__, "geoeq.")
+        if find_spec("triton") or not module.name.startswith(KERNELS)
+    ),
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -45,6 +45,13 @@ def test_smooth_at_zero_and_at_the_cutoff(kind):
     assert slope[2:].abs().max() < 1e-8
 
 
+def test_second_derivatives_exist_at_zero():
+    basis = RadialBasis(3, cutoff=2.0).double()
+    d = torch.tensor([0.0, 0.02, 0.03, 1.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(basis, d)
+    assert torch.autograd.gradgradcheck(basis, d)
+
+
 def test_gaussians_peak_on_their_grid():
     values = RadialBasis(5, cutoff=4.0, kind="gaussian", window=False)(torch.arange(5.0))
     torch.testing.assert_close(values.diagonal(), torch.ones(5))
@@ -90,6 +97,11 @@ def test_norm_gives_unit_size_and_keeps_zero():
 def test_norm_of_scalars_is_torchs():
     x = torch.randn(5, 8)
     torch.testing.assert_close(IrrepsLayerNorm("8x0e")(x), torch.nn.functional.layer_norm(x, (8,)))
+
+
+def test_norm_traces_without_graph_break():
+    norm, x = IrrepsLayerNorm("8x0e + 4x1o + 2x2e"), torch.randn(3, 30)
+    torch.testing.assert_close(torch.compile(norm, fullgraph=True, backend="aot_eager")(x), norm(x))
 
 
 def test_norm_names_a_wrong_width():

@@ -5,12 +5,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoeq.ops import scatter_max, scatter_mean, scatter_softmax, scatter_sum
+from geoeq.ops import (
+    scatter,
+    scatter_max,
+    scatter_mean,
+    scatter_min,
+    scatter_softmax,
+    scatter_std,
+    scatter_sum,
+)
 
 REDUCTIONS = {
     scatter_sum: lambda rows: rows.sum(0),
     scatter_mean: lambda rows: rows.mean(0),
     scatter_max: lambda rows: rows.amax(0),
+    scatter_min: lambda rows: rows.amin(0),
+    scatter_std: lambda rows: rows.std(0) if len(rows) > 1 else torch.zeros_like(rows[0]),
 }
 ALL = [*REDUCTIONS, scatter_softmax]
 SMOOTH = [scatter_sum, scatter_mean, scatter_softmax]
@@ -113,3 +123,25 @@ def test_traces_without_graph_break(reduce):
 def test_wrong_shapes(reduce):
     with pytest.raises(ValueError, match=r"index must be \[E\] and src \[E, \.\.\.\], got \[2\] and \[3, 1\]"):
         reduce(torch.zeros(3, 1), torch.zeros(2, dtype=torch.int64), 4)
+
+
+def test_scatter_picks_by_name():
+    src, index = _case()
+    for function in REDUCTIONS:
+        name = function.__name__.removeprefix("scatter_")
+        assert torch.equal(scatter(src, index, 4, name), function(src, index, 4))
+    with pytest.raises(ValueError, match=r"reduce must be one of \['sum', 'mean', 'max', 'min', 'std'\], got 'mul'"):
+        scatter(src, index, 4, "mul")
+
+
+def test_std_of_rows_far_from_zero():
+    src = torch.tensor([1e6, 1e6 + 1, 1e6 + 2])
+    index = torch.zeros(3, dtype=torch.int64)
+    assert scatter_std(src, index, 1).item() == pytest.approx(1.0, abs=1e-6)
+    assert scatter_std(src, index, 1, correction=0).item() == pytest.approx((2 / 3) ** 0.5, abs=1e-6)
+
+
+def test_std_of_equal_rows_has_gradient_zero():
+    src = torch.ones(3, requires_grad=True)
+    scatter_std(src, torch.tensor([0, 0, 1]), 3).sum().backward()
+    assert torch.equal(src.grad, torch.zeros(3))

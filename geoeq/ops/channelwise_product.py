@@ -1,0 +1,137 @@
+r"""The channelwise Clebsch-Gordan product and its two ways of being computed.
+
+.. math:: z_{k} = \sum_p w_p \sum_{ij} c^p_{ijk}\, x_i\, y_j \qquad\text{in every row and channel.}
+
+Without a compiler every torch operation is a pass over memory, so the product is one small matrix product for each
+pair of entries. Inside ``torch.compile`` it is unrolled, with a backward pass that is unrolled too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from geoeq.ops.clebsch_gordan import wigner_3j
+from geoeq.ops.tensor_product_code import Coupling, Plan, backward_source, compile_source, forward_source, starts
+
+__all__ = ["UNROLL_LIMIT", "ChannelwiseProduct"]
+
+UNROLL_LIMIT = 2500  # terms: all paths up to degree 4. Compiling more would take too many minutes
+DENSE_LIMIT = 2000  # constants, zeros included: below, one product with many zeros beats several small ones
+
+
+class ChannelwiseProduct:
+    """Products that a :class:`Plan` lists, of features that are channels last.
+
+    Args:
+        plan: degrees and couplings.
+
+    Shapes: ``x [N, K1, C]``, ``y [N, K2, C]`` or ``[N, K2, 1]``, ``w [P, C]``, ``[N, P, C]`` or None; returns
+    ``[N, K3, C]``. All of one dtype.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.unrolls = 0 < plan.n_terms <= UNROLL_LIMIT
+
+    def __call__(self, x: Tensor, y: Tensor, w: Tensor | None, *, unroll: bool) -> Tensor:
+        """The product: unrolled if asked for and small enough, else as matrix products."""
+        return self.unrolled(x, y, w) if unroll and self.unrolls else self.blocks(x, y, w)
+
+    def unrolled(self, x: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+        """One line for each constant."""
+        return _Unrolled.apply(x, y, w, self.plan) if torch.is_grad_enabled() else _forward_code(self.plan)(x, y, w)
+
+    def blocks(self, x: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+        """One matrix product for each pair of entries, over all rows and channels at once."""
+        n_rows, _, n_channels = x.shape
+        x = x.transpose(0, 1).contiguous()  # [K1, N, C]
+        y = y.transpose(0, 1).contiguous()
+        if w is not None:
+            w = w.unsqueeze(1) if w.dim() == 2 else w.transpose(0, 1).contiguous()  # [P, 1 or N, C]
+        z = x.new_zeros(starts(self.plan.out)[-1], n_rows, n_channels)
+        for block in _blocks(self.plan, x.dtype, x.device):
+            products = x[block.x].unsqueeze(1) * y[block.y].unsqueeze(0)  # [d1, d2, N, C]
+            sums = block.constants @ products.view(block.constants.shape[1], n_rows * n_channels)
+            sums = sums.view(len(block.out), n_rows, n_channels)
+            if block.weights is not None and w is not None:
+                sums = sums * w.index_select(0, block.weights)
+            z = z.index_add_(0, block.out, sums)
+        return z.transpose(0, 1)
+
+
+class _Unrolled(torch.autograd.Function):
+    """Generated code both ways; a second derivative goes through the lines of the backward code."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, w: Tensor | None, plan: Plan) -> Tensor:
+        ctx.save_for_backward(x, y, w)
+        ctx.plan = plan
+        return _forward_code(plan)(x, y, w)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, w = ctx.saved_tensors
+        gx, gy, gw = _backward_code(ctx.plan)(x, y, w, g)
+        if y.shape[-1] != x.shape[-1]:
+            gy = gy.sum(-1, keepdim=True)
+        if w is not None and w.dim() == 2:
+            gw = gw.sum(0)
+        return gx, gy, gw, None
+
+
+@lru_cache(maxsize=256)
+def _forward_code(plan: Plan) -> Callable[..., Tensor]:
+    return compile_source(forward_source(plan))
+
+
+@lru_cache(maxsize=256)
+def _backward_code(plan: Plan) -> Callable[..., tuple[Tensor, Tensor, Tensor | None]]:
+    return compile_source(backward_source(plan))
+
+
+class _Block(NamedTuple):
+    """Couplings of some components of x with some of y."""
+
+    x: slice
+    y: slice
+    constants: Tensor  # [M, d1 d2]
+    out: Tensor  # [M], component of the output that each row goes to
+    weights: Tensor | None  # [M], weight of each row
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+@torch.no_grad()
+def _blocks(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[_Block, ...]:
+    x_start, y_start, out_start = starts(plan.x), starts(plan.y), starts(plan.out)
+    n_rows = sum(2 * plan.out[c.out] + 1 for c in plan.couplings)
+    whole = n_rows * x_start[-1] * y_start[-1] <= DENSE_LIMIT
+
+    def key(c: Coupling) -> tuple[bool, int, int]:
+        return (c.weight >= 0, -1, -1) if whole else (c.weight >= 0, c.x, c.y)
+
+    blocks = []
+    for (weighted, i, j), group in groupby(sorted(plan.couplings, key=key), key):
+        x, y = slice(x_start[i], x_start[i + 1]), slice(y_start[j], y_start[j + 1])
+        if whole:
+            x, y = slice(0, x_start[-1]), slice(0, y_start[-1])
+        tables, out, weights = [], [], []
+        for c in group:
+            size = 2 * plan.out[c.out] + 1
+            table = torch.zeros(size, x.stop - x.start, y.stop - y.start, dtype=torch.float64)
+            first, second = x_start[c.x] - x.start, y_start[c.y] - y.start
+            symbols = c.factor * wigner_3j(plan.x[c.x], plan.y[c.y], plan.out[c.out]).permute(2, 0, 1)
+            table[:, first : first + symbols.shape[1], second : second + symbols.shape[2]] = symbols
+            tables.append(table.flatten(1))
+            out += range(out_start[c.out], out_start[c.out] + size)
+            weights += [c.weight] * size
+        constants = torch.cat(tables).to(dtype=dtype, device=device)
+        rows = torch.tensor(weights, device=device) if weighted else None
+        blocks.append(_Block(x, y, constants, torch.tensor(out, device=device), rows))
+    return tuple(blocks)
