@@ -5,6 +5,16 @@ if __name__ != "geoeq.layers":
     raise ImportError(f"this folder is the package geoeq.layers: import geoeq.layers instead of {__name__}")
 
 from geoeq.layers.egnn import EGNN, EGNNConv
+from geoeq.layers.gaunt_conv import GauntConv
+from geoeq.layers.irreps_norm import IrrepsLayerNorm
+from geoeq.layers.ponita import Ponita
+from geoeq.layers.ponita_conv import PonitaConv, PonitaKernel
+from geoeq.layers.ponita_convert import ponita_from_reference
+from geoeq.layers.ponita_net import PonitaNet
+from geoeq.layers.ponita_zonal import ZonalConv, ZonalKernel
+from geoeq.layers.radial import RadialBasis
+from geoeq.layers.steerable_conv import SteerableConv
+from geoeq.layers.steerable_net import EnergyForces, GauntNet, SteerableMPNN, SteerableNet
 from geoeq.layers.typed_linear import TypedLinear
 from geoeq.layers.typed_mpnn import TypedConv, TypedMPNN
 from geoeq.layers.vector_mlp import ResidualPathway, TypedMLP, VectorMLP
@@ -12,10 +22,25 @@ from geoeq.layers.vector_mlp import ResidualPathway, TypedMLP, VectorMLP
 __all__ = [
     "EGNN",
     "EGNNConv",
+    "EnergyForces",
+    "GauntConv",
+    "GauntNet",
+    "IrrepsLayerNorm",
+    "Ponita",
+    "PonitaConv",
+    "PonitaKernel",
+    "PonitaNet",
+    "RadialBasis",
     "ResidualPathway",
+    "SteerableConv",
+    "SteerableMPNN",
+    "SteerableNet",
     "TypedConv",
     "TypedLinear",
     "TypedMLP",
     "TypedMPNN",
     "VectorMLP",
+    "ZonalConv",
+    "ZonalKernel",
+    "ponita_from_reference",
 ]

@@ -18,6 +18,7 @@ from geoeq.ops.scatter import (
     scatter_sum,
 )
 from geoeq.ops.segment import segment, segment_softmax
+from geoeq.ops.tensor_product import TensorProduct, tensor_product_scatter
 
 __all__ = [
     "eigh3",
@@ -28,6 +29,8 @@ __all__ = [
     "gaunt_product",
     "gaunt_product_many",
     "product_route",
+    "TensorProduct",
+    "tensor_product_scatter",
     "scatter",
     "scatter_sum",
     "scatter_mean",

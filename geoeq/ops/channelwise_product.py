@@ -80,7 +80,7 @@ class _Unrolled(torch.autograd.Function):
         gx, gy, gw = _backward_code(ctx.plan)(x, y, w, g)
         if y.shape[-1] != x.shape[-1]:
             gy = gy.sum(-1, keepdim=True)
-        if w is not None and w.dim() == 2:
+        if gw is not None and w.dim() == 2:
             gw = gw.sum(0)
         return gx, gy, gw, None
 
@@ -121,7 +121,9 @@ def _blocks(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[_Bloc
         x, y = slice(x_start[i], x_start[i + 1]), slice(y_start[j], y_start[j + 1])
         if whole:
             x, y = slice(0, x_start[-1]), slice(0, y_start[-1])
-        tables, out, weights = [], [], []
+        tables: list[Tensor] = []
+        out: list[int] = []
+        weights: list[int] = []
         for c in group:
             size = 2 * plan.out[c.out] + 1
             table = torch.zeros(size, x.stop - x.start, y.stop - y.start, dtype=torch.float64)

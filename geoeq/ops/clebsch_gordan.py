@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ class Path(NamedTuple):
         return math.prod(self.shape) if self.has_weight else 0
 
 
-@lru_cache(maxsize=None)
+@cache
 def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     r"""Wigner 3j symbols of the real basis, float64 ``[2 l1 + 1, 2 l2 + 1, 2 l3 + 1]``, Frobenius norm 1.
 
@@ -47,7 +47,7 @@ def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     Raises:
         ValueError: the degrees break :math:`|l_1 - l_2| \le l_3 \le l_1 + l_2`.
 
-    >>> float(wigner_3j(1, 1, 1)[0, 1, 2] * 6**0.5)
+    >>> round(float(wigner_3j(1, 1, 1)[0, 1, 2] * 6**0.5), 12)
     1.0
     """
     if not abs(l1 - l2) <= l3 <= l1 + l2:
@@ -58,7 +58,7 @@ def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     return symbols.where(symbols.abs() > ROUNDING, 0.0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def coupling_terms(l1: int, l2: int, l3: int) -> tuple[tuple[int, int, int, float], ...]:
     """The non-zero :func:`wigner_3j` as ``(m1, m2, m3, value)``, components counted from 0.
 

@@ -94,21 +94,21 @@ class _Covariance3(torch.autograd.Function):
 def _point_gradient(partner: Tensor, mean: Tensor, g_c: Tensor | None, g_mean: Tensor | None) -> Tensor | None:
     """Gradient [B, n, 3] of the points: (partner - mean) C' + mean' / n, with C' and mean' the given gradients."""
     n = partner.shape[1]
-    shift = None if g_mean is None else (g_mean / n).unsqueeze(1)
     if g_c is None:
-        return None if shift is None else shift.expand_as(partner)
+        return None if g_mean is None else (g_mean / n).unsqueeze(1).expand_as(partner)
     if torch.is_grad_enabled():  # a second derivative follows, for which the mean is a function of the points
         g = (partner - partner.mean(1, keepdim=True)) @ g_c
-    else:
-        pieces = []
-        for piece in _pieces(partner):
-            centred = _batch_last(partner[piece]) - mean[piece].t().contiguous()
-            rows = _batch_last(g_c[piece])
-            g = centred[:, 0, None] * rows[0]
-            g = g.addcmul_(centred[:, 1, None], rows[1]).addcmul_(centred[:, 2, None], rows[2])
-            pieces.append(g.view(3 * n, g.shape[-1]).t())
-        g = torch.cat(pieces).reshape(partner.shape)
-    return g if shift is None else g + shift
+        return g if g_mean is None else g + (g_mean / n).unsqueeze(1)
+    pieces = []
+    for piece in _pieces(partner):
+        centred = _batch_last(partner[piece]) - mean[piece].t().contiguous()
+        rows = _batch_last(g_c[piece])
+        g = centred[:, 0, None] * rows[0]
+        g = g.addcmul_(centred[:, 1, None], rows[1]).addcmul_(centred[:, 2, None], rows[2])
+        if g_mean is not None:
+            g = g + g_mean[piece].t().contiguous() / n
+        pieces.append(g.view(3 * n, g.shape[-1]).t())
+    return torch.cat(pieces).reshape(partner.shape)
 
 
 def _pieces(x: Tensor) -> list[slice]:

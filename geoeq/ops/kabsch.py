@@ -56,7 +56,7 @@ def kabsch(
     with torch.autocast(x.device.type, enabled=False):  # a matrix product in half precision would cost digits
         covariance, x_mean, y_mean = covariance3(x, y, weights)
         rotation, _ = polar3(covariance, proper=proper, gap=gap)
-        translation = y_mean - (rotation * x_mean.unsqueeze(-2)).sum(-1)
+        translation = y_mean - (rotation @ x_mean.unsqueeze(-1)).squeeze(-1)
     return rotation.to(dtype), translation.to(dtype)
 
 

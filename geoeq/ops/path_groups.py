@@ -45,16 +45,14 @@ class PathGroup:
         """Couplings of all paths to the given blocks of y and of the output."""
         x_layout, y_layout, out_layout = self.layouts
         x = [self.x_entries.index(path.i1) for _, path in self.paths]
-        y_degrees, out_degrees = dict(zip(y, self._degrees(y_layout, 1))), dict(zip(out, self._degrees(out_layout, 2)))
+        y_degrees = {block: y_layout.dims[path.i2] // 2 for block, (_, path) in zip(y, self.paths)}
+        out_degrees = {block: out_layout.dims[path.i_out] // 2 for block, (_, path) in zip(out, self.paths)}
         return Plan(
             tuple(x_layout.dims[i] // 2 for i in self.x_entries),
             tuple(y_degrees[i] for i in range(len(y_degrees))),
             tuple(out_degrees[i] for i in range(len(out_degrees))),
             tuple(Coupling(*row) for row in zip(x, y, out, weights, [path.factor for _, path in self.paths])),
         )
-
-    def _degrees(self, layout: Layout, operand: int) -> list[int]:
-        return [layout.dims[path[operand]] // 2 for _, path in self.paths]
 
     def __call__(self, x: Tensor, y: Tensor, weight: Tensor | None, *, unroll: bool) -> Tensor:
         """The sum of the paths into each of ``out_entries``, one after the other: [N, K, C]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from ast import literal_eval
 from collections.abc import Iterable
-from functools import lru_cache, reduce
+from functools import cache, reduce
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -189,12 +189,14 @@ class _Prepared(NamedTuple):
         return self.out.join([x.new_zeros(shape) if b is None else b for b, shape in zip(blocks, shapes)], x)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _prepare(recipe: str) -> _Prepared:
     """From text, so that it can be found again by whoever unpickles a module or a compiled graph."""
     entries, paths, layout = literal_eval(recipe)
     layouts = [
-        Layout(tuple(mul for mul, _ in irreps), tuple(2 * l + 1 for _, l in irreps), layout == "channels_last")
+        Layout(
+            tuple(mul for mul, _ in irreps), tuple(2 * degree + 1 for _, degree in irreps), layout == "channels_last"
+        )
         for irreps in entries
     ]
     groups = path_groups([Path(*path) for path in paths], (layouts[0], layouts[1], layouts[2]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cache
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -165,7 +165,7 @@ class _Code:
         return "\n".join([*self.lines, f"    return {result}", ""])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _groups(l1: int, l2: int, l3: int, operands: str) -> dict[tuple[int, int, int], list[Term]]:
     """Terms as (component of each operand, third component, value), by third component and both |m|.
 

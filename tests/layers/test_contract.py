@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from geoeq.audit import orbit_error, transform
-from geoeq.groups import SE, SO2, E, Group, O, Piecewise, S, T
-from geoeq.layers import EGNN, TypedMPNN
+from geoeq.groups import SE, SO2, C, E, Group, O, Piecewise, S, T, Union
+from geoeq.layers import EGNN, Ponita, SteerableMPNN, TypedMPNN
 
 CASES: dict[str, tuple[Callable[[], nn.Module], Group]] = {
     "EGNN": (lambda: EGNN(hidden=16, n_layers=2), E(3)),
@@ -23,6 +23,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Group]] = {
         lambda: TypedMPNN("8x0e + 4x1o", n_layers=2, parts=True, group=Piecewise(E(3))),
         Piecewise(E(3)),
     ),
+    "Ponita": (
+        lambda: Ponita("octahedron", edge_dim=1, hidden=16, basis=16, n_layers=2, layer_scale=1.0),
+        Union(T(3), C(4, "x"), C(4, "z")),
+    ),
+    "SteerableMPNN": (lambda: SteerableMPNN("8x0e + 4x1o + 2x2e", n_layers=2), E(3)),
+    "SteerableMPNN attention": (lambda: SteerableMPNN("8x0e + 4x1o", n_layers=2, lmax=1, attention=True), E(3)),
     "TypedMPNN about z": (lambda: TypedMPNN("8x0e + 4x1o", n_layers=2, group=SO2("z")), SO2("z")),
 }
 NEEDS_COMPILER = pytest.mark.skipif(not (which("g++") or which("c++")), reason="inductor needs a C++ compiler")
