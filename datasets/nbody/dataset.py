@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data, InMemoryDataset
 
-from geoeq.datasets.nbody.batching import batch_template, complete_graph
-from geoeq.datasets.nbody.cache import FORMAT, load_tensors, save_tensors
-from geoeq.datasets.nbody.protocol import Protocol, require, require_choice, require_count, require_counts
+from geoeq.datasets.batching import batch_template, complete_graph
+from geoeq.datasets.cache import FORMAT, load_tensors, save_tensors
+from geoeq.datasets.checks import require, require_choice, require_count, require_counts
+from geoeq.datasets.nbody.protocol import Protocol
 from geoeq.datasets.nbody.simulator import simulate
 
 SPLITS = ("train", "valid", "test")

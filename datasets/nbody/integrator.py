@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geoeq.datasets.checks import require, require_count
 from geoeq.datasets.nbody.forces import PairForce, pair_indices
-from geoeq.datasets.nbody.protocol import AXES, SYSTEMS, Protocol, require, require_count
+from geoeq.datasets.nbody.protocol import AXES, SYSTEMS, Protocol
 from geoeq.datasets.nbody.rods import ElasticRods, RigidRods, part_ids
 
 # A chunk should stay in the second-level cache, but not be so narrow that calls cost more than arithmetic.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
+
+from geoeq.datasets.checks import require, require_choice, require_count
 
 AXES = {"x": 0, "y": 1, "z": 2}
 CLIPS = ("component", "norm")
@@ -40,32 +41,6 @@ SYSTEMS = {
     "gravity": System(-1.0, True, 0.1, False, True, 2.64),
     "springs": System(-0.1, False, 0.0, True, False, 0.259),
 }
-
-
-def require(condition: bool, name: str, expected: str, got: object) -> None:
-    """Raise a one-line ValueError that names the argument unless the condition holds."""
-    if not condition:
-        raise ValueError(f"{name} must be {expected}, got {got!r}")
-
-
-def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Raise ValueError unless value is one of the names."""
-    choices = sorted(choices)
-    require(isinstance(value, str) and value in choices, name, f"one of {choices}", value)
-
-
-def require_count(name: str, value: object, minimum: int) -> None:
-    """Raise ValueError unless value is an integer of at least ``minimum``."""
-    valid = type(value) is not bool and isinstance(value, Integral) and int(value) >= minimum
-    require(valid, name, f"an integer >= {minimum}", value)
-
-
-def require_counts(name: str, values: object, length: int, minimum: int) -> None:
-    """Raise ValueError unless values is a sequence of so many integers of at least ``minimum``."""
-    if not isinstance(values, Sequence) or len(values) != length:
-        raise ValueError(f"{name} must be a sequence of {length} integers, got {values!r}")
-    for value in values:
-        require_count(name, value, minimum)
 
 
 def _is_number(value: object) -> bool:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geoeq.datasets.checks import require_count
 from geoeq.datasets.nbody.forces import pair_indices
 from geoeq.datasets.nbody.integrator import Trajectories, integrate
-from geoeq.datasets.nbody.protocol import Protocol, require_count
+from geoeq.datasets.nbody.protocol import Protocol
 
 INITIAL_SPEED = 0.5
 
