@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from numbers import Integral
 
 
@@ -30,3 +31,14 @@ def require_counts(name: str, values: object, length: int, minimum: int) -> None
         raise ValueError(f"{name} must be a sequence of {length} integers, got {values!r}")
     for value in values:
         require_count(name, value, minimum)
+
+
+def require_rising(name: str, values: object, below: int) -> None:
+    """Raise ValueError unless values is a sequence of two or more rising integers from 0 on, all below ``below``."""
+    expected = f"two or more rising frames below {below}"
+    if not isinstance(values, Sequence) or len(values) < 2:
+        raise ValueError(f"{name} must be {expected}, got {values!r}")
+    for value in values:
+        require_count(name, value, 0)
+    rising = all(first < second for first, second in pairwise(values)) and values[-1] < below
+    require(rising, name, expected, values)

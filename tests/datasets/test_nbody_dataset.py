@@ -180,7 +180,7 @@ def test_second_use_loads_in_silence(tmp_path, capsys, monkeypatch):
     NBody(tmp_path, **SMALL)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "simulated 12 charged 5-body graphs (train) in" in said
+    assert "made charged-5-train (train) in" in said
     monkeypatch.setattr(dataset_module, "simulate", lambda *_, **__: pytest.fail("simulated again"))
     NBody(tmp_path, **SMALL)
     captured = capsys.readouterr()
@@ -277,3 +277,11 @@ def test_stored_state_continues_to_the_target(tmp_path):
     state = (batch[name].view(4, 5, -1) for name in ("pos", "vel", "charge"))
     onward = integrate(*state, data.protocol)
     assert torch.allclose(onward.pos[:, 0].flatten(0, 1), batch.y, atol=1e-12)
+
+
+def test_several_target_frames_give_a_target_for_each(tmp_path):
+    single = NBody(tmp_path, **(SMALL | {"frames": (0, 3)}))
+    several = NBody(tmp_path, **(SMALL | {"frames": (0, 1, 3)}))
+    assert several.y.shape == (12 * 5, 2, 3)
+    assert torch.equal(several.y[:, 1], single.y)
+    assert torch.equal(several.pos, single.pos)

@@ -1,0 +1,96 @@
+"""Forecasting from one's own recordings: windows of trajectories as graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geoeq.datasets.batching import complete_graph
+from geoeq.datasets.checks import require
+from geoeq.datasets.equal_graphs import EqualGraphs
+from geoeq.datasets.trajectory import Trajectory
+
+
+class ForecastWindows(EqualGraphs):
+    """Windows of recordings of the same body: the past in, the future out.
+
+    A graph has ``pos`` [n, d] (the last past frame), ``vel`` [n, d] (difference to the frame before over the time
+    step), ``history`` [n, P, d] (all past frames), ``y`` ([n, d], or [n, F, d] for F > 1 future frames), and what the
+    trajectories know: ``x``, ``edge_attr``, ``part``, ``edge_index``. Without edges the graph is complete.
+
+    Args:
+        trajectories: recordings with the same nodes, edges and time step, each without absent nodes.
+        past: number of frames given, at least 2 (a velocity needs two).
+        future: the steps after the last past frame that are to be forecast; a number F is short for 1, ..., F.
+        stride: frames between the starts of two windows.
+        transform: applied to each graph on access (not by :meth:`fetch`).
+
+    Raises:
+        ValueError: one line for a wrong argument, for recordings that differ, or if none is long enough.
+
+    Example:
+        >>> walks = [Trajectory(torch.randn(20, 5, 3).cumsum(0), 0.1) for _ in range(3)]
+        >>> data = ForecastWindows(walks, past=4, future=[10])
+        >>> len(data), data[0].history.shape, data[0].y.shape
+        (21, torch.Size([5, 4, 3]), torch.Size([5, 3]))
+    """
+
+    def __init__(
+        self,
+        trajectories: Sequence[Trajectory],
+        past: int = 2,
+        future: int | Sequence[int] = 1,
+        stride: int = 1,
+        *,
+        transform: Callable | None = None,
+    ) -> None:
+        require(len(trajectories) > 0, "trajectories", "at least one", list(trajectories))
+        require(type(past) is int and past >= 2, "past", "an integer >= 2", past)
+        steps = list(range(1, future + 1)) if isinstance(future, int) else list(future)
+        rising = bool(steps) and all(a < b for a, b in pairwise([0, *steps]))
+        require(rising, "future", "a number from 1, or rising steps from 1", future)
+        super().__init__(None, transform)
+        self.trajectories = list(trajectories)
+        shared = _shared(self.trajectories)
+        blocks = [_block(trajectory, past, steps, stride) for trajectory in self.trajectories]
+        block = {name: torch.cat([one[name] for one in blocks]) for name in blocks[0]}
+        frames = past + steps[-1]
+        require(len(block["pos"]) > 0, "trajectories", f"at least {frames} frames long", self.trajectories)
+        self._set_block(shared, block)
+
+    def _process(self) -> None:
+        """Nothing is stored: the recordings are at hand."""
+
+
+def _shared(trajectories: list[Trajectory]) -> dict[str, Tensor]:
+    """What all recordings know of the nodes and edges."""
+    first = trajectories[0]
+    for other in trajectories:
+        require(other.present is None, "trajectories", "without absent nodes", other)
+        same = other.pos.shape[1:] == first.pos.shape[1:] and other.time_step == first.time_step
+        require(same, "trajectories", f"alike, as {first}", other)
+        for name in ("x", "edge_index", "edge_attr", "part"):
+            ours, theirs = getattr(first, name), getattr(other, name)
+            equal = theirs is None if ours is None else theirs is not None and torch.equal(ours, theirs)
+            require(equal, "trajectories", f"of one {name}", other)
+    known = {name: getattr(first, name) for name in ("x", "edge_index", "edge_attr", "part")}
+    if first.edge_index is None:
+        known["edge_index"] = complete_graph(first.pos.shape[1])
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _block(trajectory: Trajectory, past: int, steps: list[int], stride: int) -> dict[str, Any]:
+    windows = trajectory.windows(past, steps[-1], stride)
+    history = windows.past.transpose(1, 2)
+    target = windows.future[:, [step - 1 for step in steps]].transpose(1, 2)
+    return {
+        "pos": history[:, :, -1].contiguous(),
+        "vel": (history[:, :, -1] - history[:, :, -2]) / trajectory.time_step,
+        "history": history.contiguous(),
+        "y": (target[:, :, 0] if len(steps) == 1 else target).contiguous(),
+        "start": windows.start[:, None],
+    }

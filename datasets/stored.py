@@ -1,0 +1,64 @@
+"""Data sets that are made once and kept in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch_geometric.data import InMemoryDataset
+
+from geoeq.datasets.cache import FORMAT, save_tensors
+
+
+class StoredDataset(InMemoryDataset):
+    """Base of data sets whose tensors are made on first use and stored under ``root/processed``.
+
+    A subclass says what the numbers depend on (:meth:`_settings`), what the file is called (:meth:`_label`) and how
+    its tensors are made (:meth:`_make`). The file's name carries a hash of the settings, so that other settings never
+    find it, and it is there whole or not at all.
+    """
+
+    def _settings(self) -> dict[str, Any]:
+        """Everything that the stored numbers depend on, as JSON values."""
+        raise NotImplementedError
+
+    def _label(self) -> str:
+        """Start of the file's name."""
+        raise NotImplementedError
+
+    def _make(self) -> dict[str, Tensor]:
+        """The tensors to store."""
+        raise NotImplementedError
+
+    @property
+    def processed_file_names(self) -> str:
+        settings = self._settings() | {"format": FORMAT}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{self._label()}-{digest}.pt"
+
+    def _process(self) -> None:
+        # In place of the base class's method, which also writes two marker files that a kill could truncate.
+        if self.force_reload or not Path(self.processed_paths[0]).exists():
+            self.process()
+
+    def process(self) -> None:
+        """Make the tensors and store them; an interrupted call leaves nothing that would be loaded."""
+        path = Path(self.processed_paths[0])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            start = time.perf_counter()
+            made = self._make()
+            save_tensors(path, made)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise ValueError(f"root {self.root} cannot be written ({error.strerror or error})") from error
+        if self.log:
+            seconds = time.perf_counter() - start
+            what = f"{self._label()} ({self.split})" if hasattr(self, "split") else self._label()
+            print(f"{type(self).__name__}: made {what} in {seconds:.1f} s, stored in {self.root}", file=sys.stderr)
