@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,16 +39,18 @@ class ChannelwiseProduct:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.unrolls = 0 < plan.n_terms <= UNROLL_LIMIT
+        if not self.unrolls:
+            _tables(plan)  # while no tracer is at work
 
     def __call__(self, x: Tensor, y: Tensor, w: Tensor | None, *, unroll: bool) -> Tensor:
-        """The product: unrolled if asked for and small enough, else as matrix products."""
-        return self.unrolled(x, y, w) if unroll and self.unrolls else self.blocks(x, y, w)
+        """The product: unrolled for a compiler that asks for it, if small enough, else as matrix products."""
+        return self.unrolled(x, y, w) if unroll and self.unrolls else self.blocks(x, y, w, traced=unroll)
 
     def unrolled(self, x: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
         """One line for each constant."""
         return _Unrolled.apply(x, y, w, self.plan) if torch.is_grad_enabled() else _forward_code(self.plan)(x, y, w)
 
-    def blocks(self, x: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    def blocks(self, x: Tensor, y: Tensor, w: Tensor | None, *, traced: bool = False) -> Tensor:
         """One matrix product for each pair of entries, over all rows and channels at once."""
         n_rows, _, n_channels = x.shape
         x = x.transpose(0, 1).contiguous()  # [K1, N, C]
@@ -55,7 +58,8 @@ class ChannelwiseProduct:
         if w is not None:
             w = w.unsqueeze(1) if w.dim() == 2 else w.transpose(0, 1).contiguous()  # [P, 1 or N, C]
         z = x.new_zeros(starts(self.plan.out)[-1], n_rows, n_channels)
-        for block in _blocks(self.plan, x.dtype, x.device):
+        make = _blocks.__wrapped__ if traced else _blocks  # a tracer's tensors must not be kept
+        for block in make(self.plan, x.dtype, x.device):
             products = x[block.x].unsqueeze(1) * y[block.y].unsqueeze(0)  # [d1, d2, N, C]
             sums = block.constants @ products.view(block.constants.shape[1], n_rows * n_channels)
             sums = sums.view(len(block.out), n_rows, n_channels)
@@ -95,20 +99,18 @@ def _backward_code(plan: Plan) -> Callable[..., tuple[Tensor, Tensor, Tensor | N
     return compile_source(backward_source(plan))
 
 
-class _Block(NamedTuple):
+class _Table(NamedTuple):
     """Couplings of some components of x with some of y."""
 
     x: slice
     y: slice
-    constants: Tensor  # [M, d1 d2]
-    out: Tensor  # [M], component of the output that each row goes to
-    weights: Tensor | None  # [M], weight of each row
+    constants: np.ndarray  # [M, d1 d2]
+    out: list[int]  # [M], component of the output that each row goes to
+    weights: list[int] | None  # [M], weight of each row
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(False)
-@torch.no_grad()
-def _blocks(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[_Block, ...]:
+def _tables(plan: Plan) -> tuple[_Table, ...]:
     x_start, y_start, out_start = starts(plan.x), starts(plan.y), starts(plan.out)
     n_rows = sum(2 * plan.out[c.out] + 1 for c in plan.couplings)
     whole = n_rows * x_start[-1] * y_start[-1] <= DENSE_LIMIT
@@ -116,24 +118,48 @@ def _blocks(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[_Bloc
     def key(c: Coupling) -> tuple[bool, int, int]:
         return (c.weight >= 0, -1, -1) if whole else (c.weight >= 0, c.x, c.y)
 
-    blocks = []
+    tables = []
     for (weighted, i, j), group in groupby(sorted(plan.couplings, key=key), key):
         x, y = slice(x_start[i], x_start[i + 1]), slice(y_start[j], y_start[j + 1])
         if whole:
             x, y = slice(0, x_start[-1]), slice(0, y_start[-1])
-        tables: list[Tensor] = []
+        constants: list[np.ndarray] = []
         out: list[int] = []
         weights: list[int] = []
         for c in group:
             size = 2 * plan.out[c.out] + 1
-            table = torch.zeros(size, x.stop - x.start, y.stop - y.start, dtype=torch.float64)
+            table = np.zeros((size, x.stop - x.start, y.stop - y.start))
             first, second = x_start[c.x] - x.start, y_start[c.y] - y.start
-            symbols = c.factor * wigner_3j(plan.x[c.x], plan.y[c.y], plan.out[c.out]).permute(2, 0, 1)
+            symbols = c.factor * wigner_3j(plan.x[c.x], plan.y[c.y], plan.out[c.out]).numpy().transpose(2, 0, 1)
             table[:, first : first + symbols.shape[1], second : second + symbols.shape[2]] = symbols
-            tables.append(table.flatten(1))
+            constants.append(table.reshape(size, -1))
             out += range(out_start[c.out], out_start[c.out] + size)
             weights += [c.weight] * size
-        constants = torch.cat(tables).to(dtype=dtype, device=device)
-        rows = torch.tensor(weights, device=device) if weighted else None
-        blocks.append(_Block(x, y, constants, torch.tensor(out, device=device), rows))
-    return tuple(blocks)
+        tables.append(_Table(x, y, np.concatenate(constants), out, weights if weighted else None))
+    return tuple(tables)
+
+
+class _Block(NamedTuple):
+    """A table on a device."""
+
+    x: slice
+    y: slice
+    constants: Tensor
+    out: Tensor
+    weights: Tensor | None
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+@torch.no_grad()
+def _blocks(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[_Block, ...]:
+    return tuple(
+        _Block(
+            table.x,
+            table.y,
+            torch.tensor(table.constants, dtype=dtype, device=device),
+            torch.tensor(table.out, device=device),
+            None if table.weights is None else torch.tensor(table.weights, device=device),
+        )
+        for table in _tables(plan)
+    )

@@ -162,6 +162,8 @@ def _product(
     *,
     bracket: bool = False,
 ) -> Tensor:
+    # A degree that changed between calls reaches a compiler as a symbol; tables need the number, which range asks for.
+    lmaxs, lmax_out = tuple(range(lmax).stop for lmax in lmaxs), range(lmax_out).stop
     _check(factors, lmaxs, lmax_out)
     dtype = reduce(torch.promote_types, (factor.dtype for factor in factors))
     # Half precision would lose digits in every sum.

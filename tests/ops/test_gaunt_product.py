@@ -357,6 +357,16 @@ def test_traces_without_graph_break(lmaxs, unrolled, grid, monkeypatch):
         torch.testing.assert_close(got, want)
 
 
+def test_one_compiled_function_serves_several_degrees():
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda a, b, lmax: gaunt_product(a, b, lmax, lmax, lmax), fullgraph=True, backend="aot_eager"
+    )
+    for lmax in (1, 2, 3):
+        x, y = features(lmax), features(lmax)
+        torch.testing.assert_close(compiled(x, y, lmax), gaunt_product(x, y, lmax, lmax, lmax))
+
+
 @pytest.mark.slow
 @NEEDS_COMPILER
 @pytest.mark.parametrize("lmax", [2, 6])

@@ -262,6 +262,19 @@ def test_traces_without_graph_break(case):
         torch.testing.assert_close(gradient, reference, rtol=1e-10, atol=1e-10)
 
 
+def test_traces_where_it_is_too_large_to_unroll(monkeypatch):
+    monkeypatch.setattr("geoeq.ops.channelwise_product.UNROLL_LIMIT", 10)
+    torch.compiler.reset()
+    irreps = "2x0e + 2x1o + 2x2e"
+    product = TensorProduct(irreps, irreps, irreps + " + 2x3o")  # of no other test, so that nothing is cached
+    arguments = [tensor.requires_grad_() for tensor in inputs(product, True)]
+    out = torch.compile(product, fullgraph=True, backend="aot_eager")(*arguments)
+    expected = product(*arguments)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    for got, want in zip(*(torch.autograd.grad(o.sin().sum(), arguments) for o in (out, expected))):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
 @NEEDS_COMPILER
 @pytest.mark.parametrize("lmax", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_inductor_equals_eager(lmax):
