@@ -6,6 +6,7 @@ from geoeq.ops.eigh3 import eigh3
 from geoeq.ops.gather_mul_scatter import gather_mul_scatter
 from geoeq.ops.gaunt_product import gaunt_product, gaunt_product_many, product_route
 from geoeq.ops.kabsch import kabsch, kabsch_graphs, superposed_rmsd
+from geoeq.ops.neighbour_graph import edge_vectors, knn_graph, radius_graph
 from geoeq.ops.neighbours import Neighbours, neighbours
 from geoeq.ops.polar3 import polar3
 from geoeq.ops.scatter import (
@@ -42,6 +43,9 @@ __all__ = [
     "segment_softmax",
     "Neighbours",
     "neighbours",
+    "edge_vectors",
+    "knn_graph",
+    "radius_graph",
     "gather_mul_scatter",
     "EdgeMLPWeights",
     "edge_mlp_scatter",
