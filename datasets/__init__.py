@@ -6,11 +6,22 @@ Then it steps aside: the installed package of that name is loaded instead, else 
 
 if __name__ == "geoeq.datasets":
     from geoeq.datasets.forecast_windows import ForecastWindows
+    from geoeq.datasets.mocap import MotionCapture
     from geoeq.datasets.nbody import NBody
+    from geoeq.datasets.pedestrians import Pedestrians
     from geoeq.datasets.trajectory import Trajectory
     from geoeq.datasets.vectors import CosSim, ModifiedInertia, PairDistances
 
-    __all__ = ["CosSim", "ForecastWindows", "ModifiedInertia", "NBody", "PairDistances", "Trajectory"]
+    __all__ = [
+        "CosSim",
+        "ForecastWindows",
+        "ModifiedInertia",
+        "MotionCapture",
+        "NBody",
+        "PairDistances",
+        "Pedestrians",
+        "Trajectory",
+    ]
 else:
     import sys
     from importlib.machinery import PathFinder
