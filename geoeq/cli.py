@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
@@ -56,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning's way out after Ctrl-C
             return _interrupted(args)
         return int(end.code or 0) if not isinstance(end.code, str) else _fail(end.code)
-    except (argparse.ArgumentError, ValueError, OSError, TypeError) as error:
+    except argparse.ArgumentError as error:
+        if os.environ.get("GEOEQ_TRACEBACK"):
+            raise
+        return _fail(_reason(str(error)))
+    except (ValueError, OSError, TypeError) as error:
         if os.environ.get("GEOEQ_TRACEBACK"):
             raise
         return _fail(str(error))
@@ -120,6 +125,17 @@ def _interrupted(args: Sequence[str]) -> int:
     hint = f"; go on with: geoeq {' '.join(kept)} --ckpt_path=last" if args[0] == "fit" else ""
     print(f"geoeq: interrupted{hint}", file=sys.stderr)
     return INTERRUPTED
+
+
+def _reason(message: str) -> str:
+    """What is wrong with a value of a class of the user's choice, without the other types that it could have had."""
+    found = re.search(
+        r'Parser key "([\w.]+)".*?class_path \'([\w.]+)\':\s*(.*?)\s*(?:- Expected a|$)', message, re.DOTALL
+    )
+    if found is None:
+        return message
+    key, name, reason = found.groups()
+    return f"{key}: {name.rpartition('.')[2]}: {reason}"
 
 
 def _fail(message: str) -> int:

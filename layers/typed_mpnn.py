@@ -124,21 +124,26 @@ def vectors_crossing(irreps: Irreps) -> Rep:
 class TypedMPNN(nn.Module):
     r"""Forecast of positions by typed message passing: :math:`\hat y_i = x_i + W h_i^{(L)}`.
 
-    Node features start from charge, speed and velocity, and from the absolute position, which exact translation
-    symmetry shuts out.
+    Node features start from what is known of a node (charge, or ``data.x``), speed and velocity, earlier steps, and
+    from the absolute position, which exact translation symmetry shuts out.
 
     Args:
         hidden: node features, for example ``"16x0e + 8x1o"``.
         n_layers: number of :class:`TypedConv` steps.
         mode: ``"exact"``, ``"soft"`` or ``"free"``: one switch for every linear map.
         group: the symmetry of exact mode; E(3) by default.
-        edge_dim: number of invariant edge features.
+        node_dim: columns of ``data.x``, invariant node features; None takes ``data.charge`` [N, 1] in its place.
+        edge_dim: number of invariant edge features; ``data.edge_attr`` is not read if it is 0.
         n_nodes: nodes per graph, if every node shall learn an identity of its own; permutations S(n_nodes) are then
             exact only in exact mode. None: nodes are interchangeable by construction.
         parts: whether edges inside and between parts are told apart (``data.part``).
+        history: number of frames of ``data.history`` [N, P, 3], whose P - 1 steps are read; 0 reads none.
+        n_frames: number of target frames.
+        length: length that is 1 inside the network. Positions and steps are divided by it, the forecast multiplied.
 
-    Shapes: ``model(data) -> [N, 3]`` from ``data.pos [N, 3]``, ``vel [N, 3]``, ``charge [N, 1]``,
-    ``edge_index [2, E]``, ``edge_attr [E, edge_dim]``, and ``part [N]`` with parts.
+    Shapes: ``model(data) -> [N, 3]``, or ``[N, n_frames, 3]`` for more than one frame, from ``data.pos [N, 3]``,
+    ``vel [N, 3]``, ``charge [N, 1]`` or ``x [N, node_dim]``, ``edge_index [2, E]``, ``edge_attr [E, edge_dim]``,
+    and ``part [N]`` with parts.
 
     Symmetry: exact mode commutes with ``group`` and with permutations; relative error below 1e-10 in float64.
 
@@ -161,37 +166,65 @@ class TypedMPNN(nn.Module):
         *,
         mode: str = "exact",
         group: Group | str | None = None,
+        node_dim: int | None = None,
         edge_dim: int = 1,
         n_nodes: int | None = None,
         parts: bool = False,
+        history: int = 0,
+        n_frames: int = 1,
+        length: float = 1.0,
     ) -> None:
         super().__init__()
         irreps = scalars_first(hidden)
         if n_layers < 1:
             raise ValueError(f"n_layers must be at least 1, got {n_layers}")
+        if history < 0 or n_frames < 1 or not length > 0:
+            sizes = f"{history}, {n_frames} and {length}"
+            raise ValueError(f"history must be >= 0, n_frames >= 1 and length positive, got {sizes}")
         exact = E(3) if group is None else parse(group)
-        self.embed = TypedLinear(Sum("2x0e + 1x1o", Positions(1)), irreps, mode=mode, group=exact)
+        self.node_dim, self.n_nodes, self.edge_dim = node_dim, n_nodes, edge_dim
+        self.history, self.n_frames, self.length = history, n_frames, length
+        known = Irreps([(1 + (1 if node_dim is None else node_dim), "0e"), (1 + max(history - 1, 0), "1o")])
+        self.embed = TypedLinear(Sum(known, Positions(1)), irreps, mode=mode, group=exact)
         self.identity = None
         if n_nodes is not None:
             nodes = Nodes(n_nodes, Irreps([(irreps.count("0e"), "0e")]))
             self.identity = TypedLinear("1x0e", nodes, bias=False, mode=mode, group=S(n_nodes))
-        self.n_nodes, self.edge_dim = n_nodes, edge_dim
         self.convs = nn.ModuleList(
             TypedConv(irreps, edge_dim=edge_dim, parts=parts, mode=mode, group=exact) for _ in range(n_layers)
         )
-        self.readout = TypedLinear(irreps, "1x1o", mode=mode, group=exact)
+        self.readout = TypedLinear(irreps, Irreps([(n_frames, "1o")]), mode=mode, group=exact)
 
     def forward(self, data: Data) -> Tensor:
-        pos, vel = data.pos, data.vel
-        check_graph(pos, data.edge_index, data.edge_attr, self.edge_dim, vel=vel)
-        check_values(pos, data.edge_index)
-        h = self.embed(torch.cat([data.charge, vel.square().sum(1, keepdim=True), vel, pos], dim=1))
+        edge_attr = data.edge_attr if self.edge_dim else None
+        check_graph(data.pos, data.edge_index, edge_attr, self.edge_dim, vel=data.vel)
+        check_values(data.pos, data.edge_index)
+        pos = data.pos / self.length
+        h = self.embed(torch.cat([*self._known(data), pos], dim=1))
         if self.identity is not None and self.n_nodes is not None:
             h = h + node_identities(self.identity, self.n_nodes, h)
         part = data.part if "part" in data else None
         for conv in self.convs:
-            h = conv(h, pos, data.edge_index, data.edge_attr, part)
-        return pos + self.readout(h)
+            h = conv(h, pos, data.edge_index, edge_attr, part)
+        moved = self.length * self.readout(h)
+        if self.n_frames == 1:
+            return data.pos + moved
+        return data.pos.unsqueeze(1) + moved.view(-1, self.n_frames, 3)
+
+    def _known(self, data: Data) -> list[Tensor]:
+        """Scalars, then vectors, of each node."""
+        name, width = ("charge", 1) if self.node_dim is None else ("x", self.node_dim)
+        vel, scalars = data.vel / self.length, [getattr(data, name, None)] if width else []
+        if scalars and (scalars[0] is None or scalars[0].shape != (len(vel), width)):
+            got = None if scalars[0] is None else list(scalars[0].shape)
+            raise ValueError(f"{name} must be [{len(vel)}, {width}], got {got}")
+        known = [*scalars, vel.square().sum(1, keepdim=True), vel]
+        if self.history > 1:
+            if data.history.shape != (len(vel), self.history, 3):
+                expected = [len(vel), self.history, 3]
+                raise ValueError(f"history must be {expected}, got {list(data.history.shape)}")
+            known.append(data.history.diff(dim=1).flatten(1) / self.length)
+        return known
 
 
 def node_identities(identity: TypedLinear, n_nodes: int, h: Tensor) -> Tensor:

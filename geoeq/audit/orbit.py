@@ -12,9 +12,9 @@ from geoeq.groups import Group
 
 __all__ = ["orbit_error", "transform"]
 
-POSITIONS = ("pos", "y")
+POSITIONS = ("pos", "y", "history")
 VECTORS = ("vel",)
-LABELS = ("charge", "part")
+LABELS = ("charge", "x", "part")
 
 
 def transform(group: Group, element: Tensor, data: Data) -> Data:
@@ -23,17 +23,26 @@ def transform(group: Group, element: Tensor, data: Data) -> Data:
     Args:
         group: the group.
         element: one element as ``group.sample`` gives it.
-        data: graphs with ``pos [N, 3]`` and, where present, ``vel``, ``y``, ``part``.
+        data: graphs with ``pos [N, 3]`` and, where present, ``vel``, ``y [N, 3]`` or ``[N, F, 3]``,
+            ``history [N, P, 3]``, ``part``. Features ``x`` and ``charge`` stay what they are.
     """
     moved = data.clone()
     part = data.part if "part" in data else None
     for name in (*POSITIONS, *VECTORS):
         if name in data:
-            moved[name] = group.act(element, data[name], position=name in POSITIONS, part=part)
+            moved[name] = _act(group, element, data[name], position=name in POSITIONS, part=part)
     places = group.places(element)
     if places is not None:
         _renumber(moved, places)
     return moved
+
+
+def _act(group: Group, element: Tensor, x: Tensor, *, position: bool, part: Tensor | None) -> Tensor:
+    """``group.act`` on ``[N, 3]``, or on each frame of ``[N, F, 3]``."""
+    if x.dim() == 2:
+        return group.act(element, x, position=position, part=part)
+    frames = [group.act(element, frame, position=position, part=part) for frame in x.unbind(1)]
+    return torch.stack(frames, 1) if frames else x
 
 
 def _renumber(data: Data, places: Tensor) -> None:
@@ -64,7 +73,7 @@ def orbit_error(
     displacement, so that a far origin does not hide an error.
 
     Args:
-        model: maps data to predicted positions ``[N, 3]``.
+        model: maps data to predicted positions, ``[N, 3]`` or ``[N, F, 3]``.
         data: graphs to evaluate on; real ones, not noise.
         group: the symmetry to test.
         n_samples: number of random elements.
@@ -83,10 +92,10 @@ def orbit_error(
     generator = torch.Generator().manual_seed(seed)
     part = data.part if "part" in data else None
     prediction = model(data)
-    displacement = prediction - data.pos
+    displacement = prediction - (data.pos if prediction.dim() == 2 else data.pos.unsqueeze(1))
     wrong = size = torch.zeros((), dtype=torch.float64, device=prediction.device)
     for element in group.sample(n_samples, generator=generator):
-        expected = group.act(element, prediction, position=True, part=part)
+        expected = _act(group, element, prediction, position=True, part=part)
         wrong = wrong + (model(transform(group, element, data)) - expected).double().square().sum()
         size = size + displacement.double().square().sum()
     return float((wrong / size.clamp(min=torch.finfo(torch.float64).tiny)).sqrt())

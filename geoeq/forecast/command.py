@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from geoeq.forecast.datamodule import NBodyData
+from geoeq.forecast.datamodule import GraphData
 from geoeq.forecast.module import ForecastModule
 from geoeq.forecast.recorder import Recorder
 from geoeq.forecast.runs import checkpoint, new_folder
@@ -33,7 +33,8 @@ class ForecastCLI(LightningCLI):
         self.folder, self.label = folder, label
         super().__init__(
             ForecastModule,
-            NBodyData,
+            GraphData,
+            subclass_mode_data=True,
             args=args,
             save_config_callback=SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
@@ -44,6 +45,7 @@ class ForecastCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="nbody", help="name of the experiment")
+        parser.set_defaults({"data": {"class_path": "geoeq.forecast.datamodule.NBodyData"}})
         parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
         parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch; small graphs gain from none")
 
@@ -107,17 +109,15 @@ class ForecastCLI(LightningCLI):
         predicted = torch.cat([part.cpu() for part in self.trainer.predict_loop.predictions])
         graphs = self.datamodule.split("test")
         path = self.folder / "predictions.npz"
-        shape = (len(graphs), -1, 3)
         temporary = path.with_name(f".{path.name}.tmp.npz")
         batch = graphs.fetch(torch.arange(len(graphs)))
-        np.savez_compressed(
-            temporary,
-            predicted=predicted.reshape(shape).numpy(),
-            target=batch.y.reshape(shape).numpy(),
-            position=batch.pos.reshape(shape).numpy(),
-        )
+        values = {"predicted": predicted, "target": batch.y, "position": batch.pos, "first_node": batch.ptr}
+        np.savez_compressed(temporary, **{name: value.numpy() for name, value in values.items()})
         temporary.replace(path)
-        print(f"geoeq: wrote {path} with predicted, target, position, each {list(shape[:1])} x bodies x 3")
+        print(
+            f"geoeq: wrote {path} with predicted, target, position of all nodes, and first_node of each graph",
+            file=sys.stdout,
+        )
 
 
 def quieten() -> None:

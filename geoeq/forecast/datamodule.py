@@ -1,10 +1,10 @@
-"""Batches of N-body graphs for training: a shuffling that depends on seed and epoch alone, and no Python per graph."""
+"""Batches of graphs for training: a shuffling that depends on seed and epoch alone, and no Python per graph."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -14,7 +14,17 @@ from torch_geometric.data import Batch
 
 from geoeq.datasets.nbody import NBody, simulate
 
-__all__ = ["EpochBatches", "NBodyData"]
+__all__ = ["EpochBatches", "GraphData", "Graphs", "NBodyData"]
+
+
+class Graphs(Protocol):
+    """Any data set here: graphs by number, and batches of them without a loop."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, index: Tensor) -> Batch:
+        """Batch of the graphs ``index`` [B]."""
+        ...
 
 
 class EpochBatches(Sampler[Tensor]):
@@ -52,42 +62,37 @@ class EpochBatches(Sampler[Tensor]):
 class _Batches(Dataset[Batch]):
     """A data set whose items are whole batches."""
 
-    def __init__(self, graphs: NBody) -> None:
+    def __init__(self, graphs: Graphs) -> None:
         self.graphs = graphs
 
     def __getitem__(self, index: Tensor) -> Batch:
         return self.graphs.fetch(index)
 
 
-class NBodyData(LightningDataModule):
-    """Training, validation and test batches of :class:`geoeq.datasets.NBody`.
+class GraphData(LightningDataModule):
+    """Training, validation and test batches of one of geoeq's data sets.
+
+    A subclass says how a split is opened (:meth:`open`).
 
     Args:
-        root: folder of the simulated data.
         batch_size: graphs in a training batch.
         eval_batch_size: graphs in a batch of validation, test and prediction.
         shuffle_seed: seed of the order of the training graphs.
-        nbody: all other options of :class:`geoeq.datasets.NBody`.
     """
 
-    def __init__(
-        self,
-        root: str = "data/nbody",
-        batch_size: int = 100,
-        eval_batch_size: int = 1000,
-        shuffle_seed: int = 0,
-        **nbody: Any,
-    ) -> None:
+    def __init__(self, batch_size: int = 100, eval_batch_size: int = 1000, shuffle_seed: int = 0) -> None:
         super().__init__()
-        self.root, self.batch_size, self.eval_batch_size = root, batch_size, eval_batch_size
-        self.shuffle_seed = shuffle_seed
-        self.nbody = nbody
-        self._splits: dict[str, NBody] = {}
+        self.batch_size, self.eval_batch_size, self.shuffle_seed = batch_size, eval_batch_size, shuffle_seed
+        self._splits: dict[str, Graphs] = {}
 
-    def split(self, name: str) -> NBody:
-        """The data set of one split, simulated when it is first asked for."""
+    def open(self, name: str) -> Graphs:
+        """The data set of the split ``"train"``, ``"valid"`` or ``"test"``."""
+        raise NotImplementedError
+
+    def split(self, name: str) -> Graphs:
+        """The data set of one split, made when it is first asked for."""
         if name not in self._splits:
-            self._splits[name] = NBody(self.root, name, **self.nbody)
+            self._splits[name] = self.open(name)
         return self._splits[name]
 
     def prepare_data(self) -> None:
@@ -110,11 +115,55 @@ class NBodyData(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._loader("test", self.eval_batch_size)
 
-    def true_paths(self, n: int) -> Tensor:
-        """Positions of the first ``n`` test graphs from input to target, ``[n, T, bodies, 3]``, some 10 per frame."""
+    def true_paths(self, n: int) -> list[Tensor]:
+        """Positions of the nodes of the first ``n`` test graphs from input to target, each ``[T, nodes, 3]``."""
+        batch = self.split("test").fetch(torch.arange(n))
+        frames = batch.y if batch.y.dim() == 3 else batch.y.unsqueeze(1)
+        paths = torch.cat([batch.pos.unsqueeze(1), frames], 1).transpose(0, 1)
+        return list(paths.split(batch.ptr.diff().tolist(), dim=1))
+
+    def horizon(self) -> float:
+        """Time from input to the last target, in units of time of the velocities."""
+        return 1.0
+
+
+class NBodyData(GraphData):
+    """Training, validation and test batches of :class:`geoeq.datasets.NBody`.
+
+    Args:
+        root: folder of the simulated data.
+        batch_size: graphs in a training batch.
+        eval_batch_size: graphs in a batch of validation, test and prediction.
+        shuffle_seed: seed of the order of the training graphs.
+        nbody: all other options of :class:`geoeq.datasets.NBody`.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/nbody",
+        batch_size: int = 100,
+        eval_batch_size: int = 1000,
+        shuffle_seed: int = 0,
+        **nbody: Any,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, shuffle_seed)
+        self.root = root
+        self.nbody = nbody  # on a line of its own, where jsonargparse looks for what becomes of keyword arguments
+
+    def open(self, name: str) -> NBody:
+        return NBody(self.root, name, **self.nbody)
+
+    def true_paths(self, n: int) -> list[Tensor]:
+        """As the base class's, with some 10 positions per frame, simulated anew."""
         graphs = self.split("test")
+        assert isinstance(graphs, NBody)
         finer = next(k for k in (10, 5, 4, 2, 1) if graphs.protocol.every % k == 0)
         protocol = replace(graphs.protocol, every=graphs.protocol.every // finer)
         paths = simulate(n, seed=(graphs.seed, 2), **asdict(protocol)).pos
-        first, last = ((frame + 1) * finer - 1 for frame in graphs.frames)
-        return paths[:, first : last + 1]
+        first, last = ((frame + 1) * finer - 1 for frame in (graphs.frames[0], graphs.frames[-1]))
+        return list(paths[:, first : last + 1])
+
+    def horizon(self) -> float:
+        graphs = self.split("test")
+        assert isinstance(graphs, NBody)
+        return graphs.protocol.dt * graphs.protocol.every * (graphs.frames[-1] - graphs.frames[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,22 +106,22 @@ class Recorder(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         graphs = data.split("test")
         n = min(SAMPLES, len(graphs))
-        batch = module.on_after_batch_transfer(graphs.fetch(torch.arange(n)).to(module.device), 0)
-        predicted = module.model(batch).reshape(n, -1, 3)
-        bodies = {key: batch[key].reshape(n, -1, 3).cpu() for key in ("pos", "vel", "y")}
-        paths = data.true_paths(n)
-        horizon = graphs.protocol.dt * graphs.protocol.every * (graphs.frames[1] - graphs.frames[0])
+        batch = graphs.fetch(torch.arange(n))
+        moved = module.on_after_batch_transfer(batch.to(module.device), 0)
+        ends = {"predicted": module.model(moved).cpu(), "target": batch.y.cpu()}
+        ends = {name: value if value.dim() == 2 else value[:, -1] for name, value in ends.items()}
+        paths, horizon = data.true_paths(n), data.horizon()
         return [
             TrajectorySample(
-                position=bodies["pos"][k],
-                velocity=bodies["vel"][k],
-                target=bodies["y"][k],
-                predicted=predicted[k].cpu(),
+                position=batch.pos[first:last].cpu(),
+                velocity=batch.vel[first:last].cpu(),
+                target=ends["target"][first:last],
+                predicted=ends["predicted"][first:last],
                 true_path=paths[k],
                 horizon=horizon,
                 name=f"test graph {k}",
             )
-            for k in range(n)
+            for k, (first, last) in enumerate(pairwise(batch.ptr.tolist()))
         ]
 
     def record(self) -> RunRecord:

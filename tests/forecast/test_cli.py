@@ -73,7 +73,7 @@ def test_an_unknown_option_is_one_line_and_exit_code_2(folder):
     process = start("fit", "--config", "tiny.yaml", "--data.fields=1")
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 2
-    assert told.splitlines() == ["geoeq: error: unrecognized arguments: --data.fields=1"]
+    assert told.splitlines() == ["geoeq: error: data: NBodyData: Option 'fields' is not accepted"]
 
 
 def test_a_run_in_double_precision_can_be_tested(folder):
