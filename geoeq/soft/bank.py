@@ -8,7 +8,7 @@ cost a handful of matrix products in all. The subspaces that get a strength of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,105 +17,29 @@ from torch import Tensor, nn
 from geoeq.groups import Group
 from geoeq.intertwiners import Block, PairSpace, pair_space, to_rows
 from geoeq.reps import Copy, Segment, TypedMap, segments
+from geoeq.soft.block_kind import BlockKind, TiedEntries, TiedStep
 from geoeq.soft.lattice import Term, coordinate_frame
 
-__all__ = ["BlockKind", "WeightBank"]
+__all__ = ["Shrinkage", "WeightBank"]
 
-ALIGNED = 1e-10
 INFINITE = 1e30
 HARD = 1e20
-INFINITE_OBLIQUE = 1e10  # an eigenproblem cannot hold more beside strengths of order one
-
-
-class BlockKind(nn.Module):
-    """The blocks between one pair of copies, from all weights.
-
-    Attributes:
-        index: where each block's entries lie in the joint vector, ``[blocks, D]``.
-        owner: number of the weight that each block belongs to, ``[blocks]``, ascending.
-        frame: unit vectors along what is forbidden, ``[D, J]``; orthonormal within each term.
-        forbidden: 1 where a term forbids a coordinate, ``[terms, J]``.
-        offset: fixed part of the allowed blocks, ``[D]``.
-    """
-
-    index: Tensor
-    owner: Tensor
-    frame: Tensor
-    forbidden: Tensor
-    offset: Tensor
-
-    def __init__(self, frame: Tensor, forbidden: Tensor, offset: Tensor, index: Tensor, owner: Tensor) -> None:
-        super().__init__()
-        size = frame.shape[1]
-        overlap = frame.T @ frame - torch.eye(size, dtype=frame.dtype)
-        self.orthonormal = not size or bool(overlap.abs().max() < ALIGNED)
-        self.affine = bool(offset.any())
-        single = (frame.abs() - 1).abs() < ALIGNED  # coordinates that are single entries, [D, J]
-        self.aligned = self.orthonormal and not self.affine and bool(single.any(0).all())
-        #: for aligned kinds, the terms that forbid each entry as 0 and 1, [D, terms]
-        self.forbidden_entries = single.double() @ forbidden.T
-        self.register_buffer("index", index, persistent=False)
-        self.register_buffer("owner", owner, persistent=False)
-        self.masters = {"frame": frame, "forbidden": forbidden, "offset": offset}
-        for name, tensor in self.masters.items():
-            self.register_buffer(name, tensor.float(), persistent=False)
-        self.owners, counts = (t.tolist() for t in owner.unique_consecutive(return_counts=True))
-        self.counts = counts
-        self._solved: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def coordinates(self, flat: Tensor, *, centred: bool = True) -> Tensor:
-        """Coordinates ``[blocks, J]`` of the joint vector ``flat`` along what is forbidden."""
-        return self.within(flat[self.index], centred=centred)
-
-    def within(self, rows: Tensor, *, centred: bool = True) -> Tensor:
-        """Coordinates ``[blocks, J]`` of ``rows [blocks, D]`` along what is forbidden."""
-        return (rows - self.offset if centred and self.affine else rows) @ self.frame
-
-    def shrinkage(self, strengths: Tensor, steps: Tensor) -> Tensor | None:
-        """Share of each coordinate that the proximal step takes, ``[blocks, J]``; None where terms are oblique."""
-        if not self.orthonormal:
-            return None
-        total = (strengths * steps.unsqueeze(1)).to(self.frame) @ self.forbidden  # [maps, J]
-        return (total / (1.0 + total)).index_select(0, self.owner)
-
-    def shrunk(self, rows: Tensor, shrinkage: Tensor | None, strengths: Tensor, steps: Tensor) -> Tensor:
-        """``rows [blocks, D]`` after the proximal step with ``strengths [maps, terms]`` and ``steps [maps]``."""
-        if shrinkage is None:
-            return self._solve(rows, strengths, steps)
-        return torch.addmm(rows, self.within(rows).mul_(shrinkage), self.frame.T, alpha=-1)
-
-    def _solve(self, rows: Tensor, strengths: Tensor, steps: Tensor) -> Tensor:
-        """The same where terms are oblique to each other: one small eigenproblem per weight and change of strength."""
-        strengths = strengths.clamp(max=INFINITE_OBLIQUE)
-        if self._solved is None or not torch.equal(self._solved[0], strengths):
-            frame = self.masters["frame"].to(strengths)
-            total = strengths[self.owners] @ self.masters["forbidden"].to(strengths)  # [owners, J]
-            values, vectors = torch.linalg.eigh(torch.einsum("dj,oj,ej->ode", frame, total, frame))
-            self._solved = (strengths.clone(), values.clamp(min=0.0), vectors.to(rows))
-        _, values, vectors = self._solved
-        scaled = values * steps[self.owners].unsqueeze(1)
-        shrink = (scaled / (1.0 + scaled)).to(rows)
-        centred = rows - self.offset
-        moved = [((part @ vectors[o]) * shrink[o]) @ vectors[o].T for o, part in enumerate(centred.split(self.counts))]
-        return rows - torch.cat(moved)
-
-    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
-        # Going through float32 and back must not cost the constants their precision.
-        super()._apply(fn, recurse)
-        for name, master in self.masters.items():
-            like = getattr(self, name)
-            setattr(self, name, master.to(like.dtype).to(like.device))
-        self._solved = None
-        return self
 
 
 class Shrinkage(NamedTuple):
-    """A proximal step made ready: strengths and steps, the factor of each entry, the shares of framed coordinates."""
+    """A proximal step of some weights made ready.
 
-    strengths: Tensor
-    steps: Tensor
+    Attributes:
+        weights: their numbers.
+        entries: the factor of each of their entries.
+        constrained: where the entries that are tied lie in their joint vector.
+        tied: these entries, block by block, and their step.
+    """
+
+    weights: list[int]
     entries: Tensor
-    shares: list[Tensor | None]
+    constrained: Tensor
+    tied: list[tuple[TiedEntries, TiedStep]]
 
 
 class WeightBank(nn.Module):
@@ -169,20 +93,18 @@ class WeightBank(nn.Module):
             self.kinds.append(kind)
             codim.index_add_(0, owner, kind.forbidden.sum(1).double().expand(len(owner), -1))
         self.register_buffer("codim", codim, persistent=False)
-        self._number_aligned_entries(start)
-        self.framed = [kind for kind in self.kinds if not kind.aligned]
-        entries_of = [kind.index.reshape(-1) for kind in self.framed]
+        self._number_entries(start)
+        self.tied: list[TiedEntries] = [kind.tied for kind in self.kinds if kind.tied is not None]
+        entries_of = [tied.index.reshape(-1) for tied in self.tied]
         constrained = torch.cat(entries_of) if entries_of else torch.zeros(0, dtype=torch.long)
         self.register_buffer("constrained", constrained, persistent=False)
 
-    def _number_aligned_entries(self, size: int) -> None:
-        """Number the factor of each entry of aligned kinds by its weight and the terms that forbid it; 0 for others."""
+    def _number_entries(self, size: int) -> None:
+        """Number the factor of each entry by its weight and the terms that forbid it by itself; 0 for all others."""
         patterns = torch.zeros(1, len(self.terms), dtype=torch.float64)
-        aligned = [kind for kind in self.kinds if kind.aligned]
-        if aligned:
-            patterns = torch.cat([patterns, *(kind.forbidden_entries for kind in aligned)]).unique(dim=0)
+        patterns = torch.cat([patterns, *(kind.forbidden_entries for kind in self.kinds)]).unique(dim=0)
         factor = torch.zeros(size, dtype=torch.long)
-        for kind in aligned:
+        for kind in self.kinds:
             number = (kind.forbidden_entries.unsqueeze(1) == patterns).all(-1).long().argmax(1)  # [D]
             factor[kind.index] = kind.owner.unsqueeze(1) * len(patterns) + number
         self.register_buffer("patterns", patterns.float(), persistent=False)
@@ -207,18 +129,22 @@ class WeightBank(nn.Module):
 
     def squared_residuals(self, flat: Tensor) -> Tensor:
         r"""What each term forbids, :math:`\|W - P_k W\|^2`, ``[maps, terms]``; differentiable."""
-        return self._gathered(flat, lambda kind: kind.coordinates(flat).square())
+        with torch.autocast(flat.device.type, enabled=False):  # half precision would blur what is nearly zero
+            return self._over_terms(flat.square(), [own.coordinates(flat).square() for own in self.tied])
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         r""":math:`\langle A, B - P_k B\rangle` of two joint vectors, a gradient and the weights, ``[maps, terms]``."""
-        return self._gathered(b, lambda kind: kind.coordinates(a, centred=False) * kind.coordinates(b))
+        with torch.autocast(a.device.type, enabled=False):
+            tied = [own.coordinates(a, centred=False) * own.coordinates(b) for own in self.tied]
+            return self._over_terms(a * b, tied)
 
-    def _gathered(self, like: Tensor, values: Callable[[BlockKind], Tensor]) -> Tensor:
-        """Values of coordinates of every kind, summed over each term of each weight, ``[maps, terms]``."""
-        total = torch.zeros_like(self.codim, dtype=like.dtype)
-        with torch.autocast(like.device.type, enabled=False):  # half precision would blur what is nearly zero
-            for kind in self.kinds:
-                total = total.index_add(0, kind.owner, values(kind) @ kind.forbidden.T)
+    def _over_terms(self, entries: Tensor, tied: list[Tensor]) -> Tensor:
+        """Sums over each term of each weight, ``[maps, terms]``, of numbers of all entries and of tied coordinates."""
+        maps, patterns = len(self.parameters_), self.patterns.to(entries)
+        total = entries.new_zeros(maps * len(patterns)).index_add(0, self.factor, entries)
+        total = total.view(maps, len(patterns)) @ patterns
+        for own, values in zip(self.tied, tied, strict=True):
+            total = total.index_add(0, own.owner, values @ own.forbidden.to(values).T)
         return total
 
     def prepare(self, strengths: Tensor, steps: Tensor) -> Shrinkage:
@@ -235,24 +161,61 @@ class WeightBank(nn.Module):
         # the pattern that no term forbids is number 0 of every weight, so entries that are left alone get 1
         factors = torch.where(total < HARD, 1.0 / (1.0 + total), 0.0).to(self.parameters_[0])
         entries = factors.reshape(-1).index_select(0, self.factor)
-        return Shrinkage(finite, steps, entries, [kind.shrinkage(finite, steps) for kind in self.framed])
+        tied = [(own, own.prepare(finite, steps)) for own in self.tied]
+        return Shrinkage(list(range(len(self.sizes))), entries, self.constrained, tied)
+
+    def restrict(self, prepared: Shrinkage, chosen: Tensor) -> Shrinkage:
+        """The same step of the weights that are ``chosen [maps]`` alone."""
+        sizes = torch.tensor(self.sizes, device=chosen.device)
+        inside = chosen.repeat_interleave(sizes)  # [entries]
+        place = inside.cumsum(0) - 1
+        tied, constrained = [], [prepared.constrained[:0]]
+        for own, step in prepared.tied:
+            blocks = chosen[own.owner]
+            if bool(blocks.any()):
+                tied.append((own, own.restrict(step, chosen)))
+                constrained.append(place[own.index[blocks]].reshape(-1))
+        weights = chosen.nonzero().squeeze(1).tolist()
+        return Shrinkage(weights, prepared.entries[inside], torch.cat(constrained), tied)
+
+    def unsettled(self, strengths: Tensor) -> Tensor:
+        """Weights, ``[maps]``, that have to be shrunk even after an elementwise step along projected gradients.
+
+        The others are held or free: their gradients, projected on what is allowed, leave them there. That holds where
+        the entries that are tied are equal up to their sign, as the diagonal of a multiple of the identity; not where
+        they sum to a constant.
+        """
+        acts = (self.codim > 0) & (strengths > 0)
+        open_ = (acts & strengths.isfinite()).any(1)
+        for tied in self.tied:
+            owners = torch.tensor(tied.owners, device=open_.device)
+            kept = [tied.keeps_elementwise(held) for held in strengths.isinf()[owners]]
+            open_[owners] |= ~torch.tensor(kept, device=open_.device)
+        return open_
 
     @torch.no_grad()
     def prox(self, prepared: Shrinkage) -> None:
         r"""Replace each weight by :math:`(I + \eta \sum_k \lambda_k (I - P_k))^{-1} W`, exactly."""
-        if not self.kinds:
-            return
-        with torch.autocast(prepared.steps.device.type, enabled=False):
+        if self.kinds and prepared.weights:
             views = self._views()
-            flat = torch.cat(views).mul_(prepared.entries)
-            if self.framed:
-                entries = flat.index_select(0, self.constrained).split([kind.index.numel() for kind in self.framed])
-                shrunk = [
-                    kind.shrunk(values.view_as(kind.index), own, prepared.strengths, prepared.steps).reshape(-1)
-                    for kind, values, own in zip(self.framed, entries, prepared.shares, strict=True)
-                ]
-                flat.index_copy_(0, self.constrained, torch.cat(shrunk))
-            torch._foreach_copy_(views, flat.split(self.sizes))
+            views = [views[number] for number in prepared.weights]
+            flat = self.shrink(torch.cat(views), prepared)
+            torch._foreach_copy_(views, flat.split([len(view) for view in views]))
+
+    @staticmethod
+    @torch.no_grad()
+    def shrink(flat: Tensor, prepared: Shrinkage, *, centred: bool = True) -> Tensor:
+        """The step on the joint vector of the weights, in place; not ``centred`` on the affine part for gradients."""
+        with torch.autocast(flat.device.type, enabled=False):
+            if not prepared.tied:
+                return flat.mul_(prepared.entries)
+            sizes = [step.share.shape[0] * tied.offset.shape[0] for tied, step in prepared.tied]
+            rows = flat.index_select(0, prepared.constrained).split(sizes)
+            shrunk = [
+                tied.shrunk(own.view(-1, tied.offset.shape[0]), step, centred=centred).reshape(-1)
+                for (tied, step), own in zip(prepared.tied, rows, strict=True)
+            ]
+            return flat.mul_(prepared.entries).index_copy_(0, prepared.constrained, torch.cat(shrunk))
 
 
 def _offset(spaces: Sequence[PairSpace]) -> Tensor:

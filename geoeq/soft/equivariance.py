@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,29 @@ class Attachment:
         return "\n".join(lines)
 
 
+class _Version(NamedTuple):
+    """A tensor as it was."""
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Version:
+        return cls(tensor, tensor._version)
+
+    def is_of(self, tensor: Tensor) -> bool:
+        return tensor is self.tensor and tensor._version == self.version
+
+
+class _Step(NamedTuple):
+    """A proximal step made ready: of all weights, and of those that need it after projected gradients."""
+
+    strengths: _Version
+    sizes: Tensor
+    whole: Shrinkage
+    rest: Shrinkage
+
+
 class SoftEquivariance(nn.Module):
     r"""Candidate symmetries of a model, each kept only as far as the data bear it out.
 
@@ -85,7 +109,9 @@ class SoftEquivariance(nn.Module):
         self._layers: list[TypedLayer] = []
         self._records: list[InputRecord] | None = None
         self.functional: FunctionalEquivariance | None = None
-        self._prepared: tuple[Tensor, int, Tensor, Shrinkage] | None = None
+        self._step: _Step | None = None
+        self._hold: tuple[_Version, Shrinkage | None] | None = None
+        self._projected = False
 
     @property
     def attached(self) -> bool:
@@ -124,7 +150,7 @@ class SoftEquivariance(nn.Module):
             )
         self.functional = None
         self._model = (model,)  # in a tuple, not as a submodule: the weights belong to the model alone
-        self._layers, self._records, self._prepared = layers, None, None
+        self._layers, self._records, self._step, self._hold = layers, None, None, None
         self.bank = WeightBank(maps, groups, split=self.tuner.split).to(maps[0].parameter)
         names = list(self.symmetries)
         self.register_buffer("strengths", self.tuner.initial(self.bank, names))
@@ -158,7 +184,7 @@ class SoftEquivariance(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
-        self._prepared = None
+        self._step = self._hold = None
         if self._layers:  # logarithms of strengths outrun half and single precision
             self.strengths = self.strengths.double()
         return self
@@ -192,28 +218,58 @@ class SoftEquivariance(nn.Module):
         :meth:`penalty`.
         """
         self._need_typed()
-        self.bank.prox(self._shrinkage(self.step_sizes(optimizer)))
+        sizes = self.step_sizes(optimizer)
+        known = self._step
+        if known is None or known.sizes is not sizes or not known.strengths.is_of(self.strengths):
+            known = self._step = self._prepare(sizes)
+            self.bank.prox(known.whole)  # also takes off what rounding has left since the last time
+        else:
+            self.bank.prox(known.rest if self._projected else known.whole)
+        self._projected = False
 
-    def _shrinkage(self, steps: Tensor) -> Shrinkage:
-        """The step made ready, anew only if strengths or steps have changed since the last one."""
-        strengths, version, known, shrinkage = self._prepared or (None, None, None, None)
-        if shrinkage is None or strengths is not self.strengths or version != strengths._version or known is not steps:
-            held = self.strengths.masked_fill(self.strengths >= self.tuner.held, math.inf)
-            shrinkage = self.bank.prepare(held, steps)
-            self._prepared = self.strengths, self.strengths._version, steps, shrinkage
-        return shrinkage
+    def _prepare(self, sizes: Tensor) -> _Step:
+        """The proximal step made ready for these step sizes and the present strengths."""
+        held = self.strengths.masked_fill(self.strengths >= self.tuner.held, math.inf)
+        whole = self.bank.prepare(held, sizes)
+        return _Step(_Version.of(self.strengths), sizes, whole, self.bank.restrict(whole, self.bank.unsettled(held)))
 
     @torch.no_grad()
     def observe(self, loss: float | Tensor, batch_size: int, n_targets: int = 1) -> None:
         """Let the tuner see the gradients of this step; call between ``loss.backward()`` and ``optimizer.step()``.
+
+        Then what is held (a strength that is infinite for the tuner) is taken out of the gradients. Without that an
+        optimizer that divides by the size of gradients, as Adam does, would count in the noise along directions that
+        the proximal step forbids; with it a weight that is held trains as an exact one does.
 
         Args:
             loss: mean squared error of the batch.
             batch_size: number of samples (graphs) that were averaged.
             n_targets: numbers predicted per sample.
         """
-        if self.functional is None and self._need_typed() and self.tuner.wants_gradients():
-            self.tuner.observe(self.bank, self._gradients(), torch.as_tensor(loss).detach(), batch_size, n_targets)
+        if self.functional is not None:
+            return
+        self._need_typed()
+        hold = self._holding()
+        wanted = self.tuner.wants_gradients()
+        if not wanted and hold is None:
+            return
+        grads = self._gradients()
+        if wanted:
+            self.tuner.observe(self.bank, grads, torch.as_tensor(loss).detach(), batch_size, n_targets)
+        if hold is not None:
+            pieces = self.bank.shrink(grads, hold, centred=False).split(self.bank.sizes)
+            for parameter, piece in zip(self.bank.parameters_, pieces, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad = piece.view_as(parameter)
+            self._projected = True
+
+    def _holding(self) -> Shrinkage | None:
+        """The projection on what is held, anew only if strengths have changed; None if nothing is held."""
+        if self._hold is None or not self._hold[0].is_of(self.strengths):
+            held = torch.where(self.strengths >= self.tuner.held, math.inf, 0.0)
+            ready = self.bank.prepare(held, torch.ones_like(held[:, 0])) if bool(held.any()) else None
+            self._hold = _Version.of(self.strengths), ready
+        return self._hold[1]
 
     @torch.no_grad()
     def observe_validation(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from geoeq.intertwiners import PairSpace
@@ -85,12 +86,22 @@ def _commuting_part(complements: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _common_eigenvectors(complements: Tensor) -> Tensor:
-    """Orthonormal vectors that diagonalise all of the commuting ``complements [K, D, D]``."""
-    diagonal = torch.diag_embed(complements.diagonal(dim1=1, dim2=2))
-    if not complements.numel() or (complements - diagonal).abs().max() < COMMUTE:
-        return torch.eye(complements.shape[-1], dtype=torch.float64)
+    """Orthonormal vectors that diagonalise all of the commuting ``complements [K, D, D]``.
+
+    They mix only what some complement ties together, so that single entries stay single entries.
+    """
+    size = complements.shape[-1]
+    vectors = torch.eye(size, dtype=torch.float64)
+    if not complements.numel():
+        return vectors
     weights = 1.0 + torch.arange(len(complements), dtype=torch.float64).sqrt() * 0.6180339887
-    return torch.linalg.eigh((weights[:, None, None] * complements).sum(0)).eigenvectors
+    total = (weights[:, None, None] * complements).sum(0)
+    ties = (complements.abs() > COMMUTE).any(0).numpy()
+    labels = torch.from_numpy(connected_components(ties, directed=False)[1])
+    for label in labels.bincount().gt(1).nonzero().squeeze(1):
+        own = (labels == label).nonzero().squeeze(1)
+        vectors[own.unsqueeze(1), own] = torch.linalg.eigh(total[own.unsqueeze(1), own]).eigenvectors
+    return vectors
 
 
 def _image(matrix: Tensor) -> Tensor:

@@ -40,6 +40,10 @@ class StepSizes(nn.Module):
         Raises:
             ValueError: if ``optimizer`` does not hold every attached weight.
         """
+        adaptive = "exp_avg_sq" in optimizer.state.get(self.parameters_[0], {})
+        if adaptive and int(self.age) % REFRESH:
+            self.age += 1
+            return self.steps
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         own = [groups[id(p)] for p in self.parameters_ if id(p) in groups]
         missing = len(self.parameters_) - len(own)
@@ -47,12 +51,11 @@ class StepSizes(nn.Module):
             raise ValueError(
                 f"optimizer must hold every attached weight, {missing} of {len(self.parameters_)} are missing"
             )
-        if "exp_avg_sq" not in optimizer.state.get(self.parameters_[0], {}):
+        if not adaptive:
             return self._per_weight([group["lr"] for group in own])
-        if int(self.age) % REFRESH == 0:
-            sizes = self._root_mean_square(optimizer, [group["betas"][1] for group in own])
-            rates, least = (self._per_weight([group[key] for group in own]) for key in ("lr", "eps"))
-            self.steps = rates / (sizes + least)
+        sizes = self._root_mean_square(optimizer, [group["betas"][1] for group in own])
+        rates, least = (self._per_weight([group[key] for group in own]) for key in ("lr", "eps"))
+        self.steps = rates / (sizes + least)
         self.age += 1
         return self.steps
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geoeq.soft.bank import BlockKind, WeightBank
+from geoeq.soft.bank import WeightBank
+from geoeq.soft.block_kind import BlockKind
 from geoeq.soft.tuners.base import Tuner, uniform
 
 __all__ = ["Evidence"]
@@ -78,6 +79,10 @@ class Evidence(Tuner):
     weight: Tensor
     loss: Tensor
     sizes: Tensor
+    open: Tensor
+    along: Tensor
+    along_square: Tensor
+    along_seen: Tensor
 
     def __init__(
         self,
@@ -110,6 +115,8 @@ class Evidence(Tuner):
         entries = bank.flat().detach()
         self.register_buffer("mean", torch.zeros_like(entries))
         self.register_buffer("second", torch.zeros_like(entries))
+        for name in ("open", "along", "along_square", "along_seen"):
+            self.register_buffer(name, torch.zeros_like(bank.codim))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.register_buffer("loss", torch.zeros((), dtype=torch.float64))
@@ -123,10 +130,15 @@ class Evidence(Tuner):
     def observe(self, bank: WeightBank, grads: Tensor, loss: Tensor, batch_size: int, n_targets: int) -> None:
         share = 1.0 / self.window
         self.mean.lerp_(grads, share)
-        self.second.lerp_(grads.square(), share)
+        self.second.mul_(1.0 - share).addcmul_(grads, grads, value=share)
         self.loss.lerp_(loss.to(self.loss), share)
         self.steps += 1  # type: ignore[assignment, operator]
         self.sizes[0], self.sizes[1] = batch_size, n_targets
+        if bool(self.open.any()):
+            along = bank.inner(grads, bank.flat().detach()).to(self.along) * self.open
+            self.along.lerp_(along, share)
+            self.along_square.lerp_(along.square(), share)
+            self.along_seen.lerp_(self.open, share)
 
     def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
         if not int(self.calls):  # type: ignore[arg-type]
@@ -143,12 +155,16 @@ class Evidence(Tuner):
             return strengths
         pulls = list(self._pulls(bank, n_samples))
         ratio, curvature = self._ratio(bank, pulls)
+        ratio = torch.maximum(ratio, self._loss_without(bank, n_samples))
         start = curvature / (ratio - 1.0).clamp(min=self.margin - 1.0)
         fixed_point = self._fixed_point(bank, pulls, torch.minimum(strengths, start).clamp(min=self.floor))
         let_go = self._let_go(bank, ratio, strengths, progress)
         wanted = torch.where(let_go, torch.minimum(start, fixed_point), self.maximum)
         wanted = wanted.nan_to_num(self.maximum).clamp(self.floor, self.maximum)
         moved = torch.lerp(strengths.clamp(min=self.floor).log(), wanted.log(), self.rate).exp()
+        self.open.copy_((moved < self.held) & (bank.codim > 0))
+        for moment in (self.along, self.along_square, self.along_seen):
+            moment.mul_(self.open)
         return torch.where(bank.codim > 0, moved, torch.zeros_like(moved))
 
     def _let_go(self, bank: WeightBank, ratio: Tensor, strengths: Tensor, progress: float) -> Tensor:
@@ -170,11 +186,8 @@ class Evidence(Tuner):
     def _pulls(self, bank: WeightBank, n_samples: int) -> Iterator[Pull]:
         steps = int(self.steps)  # type: ignore[arg-type]
         seen = 1.0 - (1.0 - 1.0 / self.window) ** steps
-        batch_size, n_targets = self.sizes.tolist()
-        kappa = n_targets / (2.0 * float(self.loss) / seen)
+        kappa, independent = self._scales(n_samples)
         mean = self.mean / seen
-        # batches drawn without replacement share samples, so they differ less than independent ones
-        independent = batch_size / (1.0 - batch_size / n_samples)
         curvature = kappa * independent * (self.second / seen - mean.square()).clamp(min=0.0)
         weights = bank.flat().detach()
         for kind in bank.kinds:
@@ -182,6 +195,26 @@ class Evidence(Tuner):
             g = kind.coordinates(mean, centred=False).double()
             h = (curvature[kind.index] @ kind.frame.square()).double().clamp(min=torch.finfo(torch.float32).tiny)
             yield Pull(kind, n_samples * kappa * (h * w - g).square(), h)
+
+    def _loss_without(self, bank: WeightBank, n_samples: int) -> Tensor:
+        r"""What the data would lose if what a term forbids were taken out of a weight, over the noise, ``[maps, terms]``.
+
+        :math:`\tfrac2c N \kappa\,(\tfrac12 \Delta^T H \Delta - g^T \Delta)` with :math:`\Delta` that part of the weight,
+        the ratio of Wald's test: :math:`g^T \Delta` is the mean of the steps' slopes along it, and their variance is
+        the curvature, which knows of coordinates that act together what the diagonal does not.
+        """
+        seen = self.along_seen.clamp(min=1.0 / self.window)
+        slope = self.along / seen
+        spread = (self.along_square / seen - slope.square()).clamp(min=0.0)
+        kappa, independent = self._scales(n_samples)
+        change = 0.5 * kappa * independent * spread - slope
+        return 2.0 * n_samples * kappa * change / bank.codim.clamp(min=1.0)
+
+    def _scales(self, n_samples: int) -> tuple[float, float]:
+        r""":math:`\kappa`, and the number of independent samples in a batch: those without replacement share some."""
+        seen = 1.0 - (1.0 - 1.0 / self.window) ** int(self.steps)  # type: ignore[arg-type]
+        batch_size, n_targets = self.sizes.tolist()
+        return n_targets / (2.0 * float(self.loss) / seen), batch_size / (1.0 - batch_size / n_samples)
 
     @staticmethod
     def _ratio(bank: WeightBank, pulls: Sequence[Pull]) -> tuple[Tensor, Tensor]:
