@@ -7,6 +7,7 @@ Then it steps aside: the installed package of that name is loaded instead, else 
 if __name__ == "geoeq.datasets":
     from geoeq.datasets.forecast_windows import ForecastWindows
     from geoeq.datasets.mocap import MotionCapture
+    from geoeq.datasets.molecular import MolecularDynamics
     from geoeq.datasets.nbody import NBody
     from geoeq.datasets.pedestrians import Pedestrians
     from geoeq.datasets.trajectory import Trajectory
@@ -16,6 +17,7 @@ if __name__ == "geoeq.datasets":
         "CosSim",
         "ForecastWindows",
         "ModifiedInertia",
+        "MolecularDynamics",
         "MotionCapture",
         "NBody",
         "PairDistances",
