@@ -12,6 +12,7 @@ if __name__ == "geoeq.datasets":
     from geoeq.datasets.pedestrians import Pedestrians
     from geoeq.datasets.trajectory import Trajectory
     from geoeq.datasets.vectors import CosSim, ModifiedInertia, PairDistances
+    from geoeq.datasets.waymo import WaymoMotion
 
     __all__ = [
         "CosSim",
@@ -23,6 +24,7 @@ if __name__ == "geoeq.datasets":
         "PairDistances",
         "Pedestrians",
         "Trajectory",
+        "WaymoMotion",
     ]
 else:
     import sys

@@ -41,8 +41,8 @@ class Layout(NamedTuple):
                 blocks.append(block.view(n_rows, mul, self.dims[i]).transpose(1, 2))
         return torch.cat(blocks, 1)
 
-    def join(self, blocks: Sequence[Tensor], like: Tensor) -> Tensor:
-        """One feature ``[N, dim]`` from the blocks ``[N, 2l + 1, mul]`` of all entries."""
+    def join(self, blocks: Sequence[Tensor], n_rows: int, like: Tensor) -> Tensor:
+        """One feature ``[n_rows, dim]`` from the blocks ``[n_rows, 2l + 1, mul]`` of all entries."""
         if not blocks:
-            return like.new_zeros(like.shape[0], 0)
+            return like.new_zeros(n_rows, 0)
         return torch.cat([(b if self.channels_last else b.transpose(1, 2)).flatten(1) for b in blocks], 1)

@@ -24,6 +24,8 @@ class PathGroup:
     These are all paths of mode uuu, and those of mode uvu where y has one channel.
     """
 
+    channelwise = True  # nothing follows the channelwise product
+
     def __init__(self, paths: Sequence[Numbered], layouts: tuple[Layout, Layout, Layout]) -> None:
         self.paths, self.layouts = list(paths), layouts
         self.x_entries = sorted({path.i1 for _, path in paths})
@@ -54,10 +56,14 @@ class PathGroup:
             tuple(Coupling(*row) for row in zip(x, y, out, weights, [path.factor for _, path in self.paths])),
         )
 
+    def operands(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the channelwise product takes; the rows of x may be others than those of y and of the weights."""
+        gathered = self.layouts[0].gather(x, self.x_entries), self.layouts[1].gather(y, self.y_entries)
+        return *gathered, self.weights(weight)
+
     def __call__(self, x: Tensor, y: Tensor, weight: Tensor | None, *, unroll: bool) -> Tensor:
         """The sum of the paths into each of ``out_entries``, one after the other: [N, K, C]."""
-        x, y = self.layouts[0].gather(x, self.x_entries), self.layouts[1].gather(y, self.y_entries)
-        return self.product(x, y, self.weights(weight), unroll=unroll)
+        return self.product(*self.operands(x, y, weight), unroll=unroll)
 
     def weights(self, weight: Tensor | None) -> Tensor | None:
         """The weights of these paths: [P, C] or [N, P, C]."""
@@ -77,7 +83,7 @@ class MixedSecond(PathGroup):
         n = len(self.paths)
         return self._plan(range(n), [self.out_entries.index(path.i_out) for _, path in self.paths], [-1] * n)
 
-    def __call__(self, x: Tensor, y: Tensor, weight: Tensor | None, *, unroll: bool) -> Tensor:
+    def operands(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         n_mixed = self.layouts[0].muls[self.x_entries[0]]
         mixed = []
         for start, path in self.paths:
@@ -87,11 +93,13 @@ class MixedSecond(PathGroup):
                 mixed.append(y_j @ matrix.transpose(-1, -2))
             else:
                 mixed.append(y_j.sum(-1, keepdim=True).expand(-1, -1, n_mixed))
-        return self.product(self.layouts[0].gather(x, self.x_entries), torch.cat(mixed, 1), None, unroll=unroll)
+        return self.layouts[0].gather(x, self.x_entries), torch.cat(mixed, 1), None
 
 
 class FullyConnected(PathGroup):
     """Mode uvw: all pairs of channels of each path, then one matrix product for each entry of the output."""
+
+    channelwise = False
 
     def plan(self) -> Plan:
         self.paths.sort(key=lambda numbered: numbered[1].i_out)

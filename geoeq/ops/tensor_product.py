@@ -134,10 +134,14 @@ def tensor_product_scatter(
     weight: Tensor | None,
     edge_index: Tensor,
     num_nodes: int,
+    graph: Neighbours | None = None,
 ) -> Tensor:
     r"""Sum at each receiver of the products of the sender's features with the edge's.
 
     .. math:: z_i = \sum_{e = (j, i)} x_j \otimes_{w_e} y_e
+
+    The products are never stored for all edges: on a CPU they are made and summed in pieces, which the backward pass
+    makes again, on a GPU they stay in registers (modes uuu and uvu). The order of the sums is fixed.
 
     Args:
         product: the tensor product.
@@ -146,6 +150,7 @@ def tensor_product_scatter(
         weight: [weight_numel], [E, weight_numel], or None if no path has weights.
         edge_index: [2, E] int64, row 0 the sender j, row 1 the receiver i.
         num_nodes: number of receivers.
+        graph: :func:`geoeq.ops.neighbours` of ``edge_index``; the GPU needs it and sorts anew where it is not given.
 
     Returns:
         [num_nodes, irreps_out.dim]; nodes that receive nothing get 0.
@@ -165,8 +170,24 @@ def tensor_product_scatter(
         raise ValueError(f"edge_index must be [2, E], got {list(edge_index.shape)}")
     if x.dim() != 2:
         raise ValueError(f"x must be [N, {product.irreps1.dim}], got {list(x.shape)}")
-    messages = product(x.index_select(0, edge_index[0]), y, weight)
-    return scatter_sum(messages, edge_index[1], num_nodes)
+    sender, receiver = edge_index[0], edge_index[1]
+    if choose_backend(x, "triton") == "triton" and product.channelwise and not needs_plain_torch():
+        graph = neighbours(edge_index, num_nodes, num_senders=x.shape[0]) if graph is None else graph
+        return product.scatter(x, y, weight, graph)
+    step = max(TILE // product.numbers, 1)
+    if edge_index.shape[1] <= step or torch.compiler.is_compiling() or needs_plain_torch():
+        return scatter_sum(product(x.index_select(0, sender), y, weight), receiver, num_nodes)
+
+    def piece(x: Tensor, y: Tensor, weight: Tensor | None, edges: slice) -> Tensor:
+        rows = weight if weight is None or weight.dim() == 1 else weight[edges]
+        return scatter_sum(product(x.index_select(0, sender[edges]), y[edges], rows), receiver[edges], num_nodes)
+
+    total = None
+    for start in range(0, edge_index.shape[1], step):
+        edges = slice(start, start + step)
+        part = checkpoint(piece, x, y, weight, edges, use_reentrant=False)
+        total = part if total is None else total + part
+    return total
 
 
 class _Prepared(NamedTuple):
@@ -176,17 +197,27 @@ class _Prepared(NamedTuple):
     out: Layout
 
     def __call__(self, x: Tensor, y: Tensor, weight: Tensor | None, *, unroll: bool) -> Tensor:
+        return self.join([group(x, y, weight, unroll=unroll) for group in self.groups], x, x.shape[0])
+
+    def scatter(self, x: Tensor, y: Tensor, weight: Tensor | None, graph: Neighbours) -> Tensor:
+        """Sum at receivers of the products of x at the senders, without messages; none of the groups mixes channels."""
+        sums = [product_scatter(g.product.plan, *g.operands(x, y, weight), graph) for g in self.groups]
+        return self.join(sums, x, graph.num_nodes)
+
+    def join(self, results: list[Tensor], like: Tensor, n_rows: int) -> Tensor:
+        """One feature [n_rows, dim] from the results [n_rows, K, C] of the groups."""
         n_entries = len(self.out.muls)
         if len(self.groups) == 1 and self.out.channels_last and len(self.groups[0].out_entries) == n_entries:
-            return self.groups[0](x, y, weight, unroll=unroll).flatten(1)
+            return results[0].flatten(1)
         blocks: list[Tensor | None] = [None] * n_entries
-        for group in self.groups:
+        for group, result in zip(self.groups, results):
             sizes = [self.out.dims[i] for i in group.out_entries]
-            for i, block in zip(group.out_entries, group(x, y, weight, unroll=unroll).split(sizes, 1)):
+            for i, block in zip(group.out_entries, result.split(sizes, 1)):
                 so_far = blocks[i]
                 blocks[i] = block if so_far is None else so_far + block
-        shapes = [(x.shape[0], dim, mul) for dim, mul in zip(self.out.dims, self.out.muls)]
-        return self.out.join([x.new_zeros(shape) if b is None else b for b, shape in zip(blocks, shapes)], x)
+        shapes = [(n_rows, dim, mul) for dim, mul in zip(self.out.dims, self.out.muls)]
+        filled = [like.new_zeros(shape) if b is None else b for b, shape in zip(blocks, shapes)]
+        return self.out.join(filled, n_rows, like)
 
 
 @cache

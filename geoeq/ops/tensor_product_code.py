@@ -7,6 +7,7 @@ register. Only indices and constants of the plan enter the text.
 from __future__ import annotations
 
 import linecache
+from ast import literal_eval
 from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import count
@@ -16,7 +17,7 @@ import torch
 
 from geoeq.ops.clebsch_gordan import coupling_terms
 
-__all__ = ["Coupling", "Plan", "backward_source", "compile_source", "forward_source"]
+__all__ = ["Code", "Coupling", "Plan", "backward_source", "compile_source", "forward_source", "parse_plan"]
 
 _counter = count()
 Term = tuple[int, int, int, float]
@@ -50,6 +51,22 @@ class Plan(NamedTuple):
         """Rows of the weights."""
         return 1 + max((c.weight for c in self.couplings), default=-1)
 
+    @property
+    def text(self) -> str:
+        """What :func:`parse_plan` reads."""
+        return repr((self.x, self.y, self.out, tuple(map(tuple, self.couplings))))
+
+
+@cache
+def parse_plan(text: str) -> Plan:
+    """The plan of this :attr:`Plan.text`.
+
+    >>> parse_plan(Plan((1,), (1,), (0,), (Coupling(0, 0, 0, -1, 1.0),)).text).n_terms
+    3
+    """
+    x, y, out, couplings = literal_eval(text)
+    return Plan(x, y, out, tuple(Coupling(*c) for c in couplings))
+
 
 def starts(degrees: Iterable[int]) -> list[int]:
     """First component of each entry, then the number of components.
@@ -65,7 +82,7 @@ def starts(degrees: Iterable[int]) -> list[int]:
 
 def forward_source(plan: Plan) -> str:
     """Source of ``forward(x [N, K1, C], y [N, K2, C or 1], w [..., P, C] or None) -> [N, K3, C]``."""
-    code = _Code("forward(x, y, w)", plan)
+    code = _TorchCode("forward(x, y, w)", plan)
     outputs: list[list[str]] = [[] for _ in range(starts(plan.out)[-1])]
     for p, c in enumerate(plan.couplings):
         for k, z in code.contract(p, c, "x", "y").items():
@@ -80,7 +97,7 @@ def backward_source(plan: Plan) -> str:
     :math:`\bar w = \sum_i x_i t_i`: the gradient of the weights needs no sum over terms of its own.
     ``gw [N, P, C]`` is None without weights.
     """
-    code = _Code("backward(x, y, w, g)", plan)
+    code = _TorchCode("backward(x, y, w, g)", plan)
     code.unbind("g", starts(plan.out)[-1], 1)
     x_start, y_start = starts(plan.x), starts(plan.y)
     gx: list[list[str]] = [[] for _ in range(x_start[-1])]
@@ -97,36 +114,33 @@ def backward_source(plan: Plan) -> str:
     return code.finish(f"{code.stack(gx, 'g')}, {code.stack(gy, 'g')}, {weights}")
 
 
-def compile_source(source: str) -> Callable[..., Any]:
-    """The function that generated source defines; its lines show up in tracebacks."""
+def compile_source(source: str, namespace: dict[str, Any] | None = None) -> Callable[..., Any]:
+    """The function that generated source defines, in the given names; its lines show up in tracebacks."""
     name = f"<geoeq tensor product {next(_counter)}>"
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    namespace: dict[str, Any] = {"torch": torch}
-    exec(compile(source, name, "exec"), namespace)
-    return namespace[source[4 : source.index("(")]]
+    names: dict[str, Any] = {"torch": torch} if namespace is None else dict(namespace)
+    exec(compile(source, name, "exec"), names)
+    return names[source[4 : source.index("(")]]
 
 
-class _Code:
+class Code:
     """Lines of one function; products of two components are formed once and shared by all paths."""
+
+    indent = "    "
 
     def __init__(self, signature: str, plan: Plan) -> None:
         self.lines = [f"def {signature}:"]
         self.known: set[str] = set()
         self.start = {"x": starts(plan.x), "y": starts(plan.y), "g": starts(plan.out)}
         self.plan = plan
-        self.unbind("x", self.start["x"][-1], 1)
-        self.unbind("y", self.start["y"][-1], 1)
-        if plan.n_weights:
-            self.unbind("w", plan.n_weights, -2)
 
-    def unbind(self, name: str, n: int, axis: int) -> None:
-        if n:
-            self.lines.append(f"    {''.join(f'{name}{i}, ' for i in range(n))}= {name}.unbind({axis})")
+    def add(self, line: str) -> None:
+        self.lines.append(self.indent + line)
 
     def let(self, name: str, value: str) -> str:
         if name not in self.known:
             self.known.add(name)
-            self.lines.append(f"    {name} = {value}")
+            self.add(f"{name} = {value}")
         return name
 
     def contract(self, p: int, c: Coupling, a: str, b: str) -> dict[int, str]:
@@ -149,11 +163,28 @@ class _Code:
         return [(self.let(f"{first}{'p' if plus else 'm'}{second}", f"{first} {'+' if plus else '-'} {second}"), value)]
 
     def total(self, name: str, parts: list[tuple[str, float]], factor: float) -> str:
+        return self.let(name, " + ".join(f"{part} * {constant * factor!r}" for part, constant in parts))
+
+
+class _TorchCode(Code):
+    """A function of whole tensors."""
+
+    def __init__(self, signature: str, plan: Plan) -> None:
+        super().__init__(signature, plan)
+        self.unbind("x", self.start["x"][-1], 1)
+        self.unbind("y", self.start["y"][-1], 1)
+        if plan.n_weights:
+            self.unbind("w", plan.n_weights, -2)
+
+    def unbind(self, name: str, n: int, axis: int) -> None:
+        if n:
+            self.add(f"{''.join(f'{name}{i}, ' for i in range(n))}= {name}.unbind({axis})")
+
+    def total(self, name: str, parts: list[tuple[str, float]], factor: float) -> str:
         # One node of the traced graph for a product and a sum: tracing time is a large part of compile time.
-        value = f"{parts[0][0]} * {parts[0][1] * factor!r}"
-        self.let(name, value)
+        self.let(name, f"{parts[0][0]} * {parts[0][1] * factor!r}")
         for part, constant in parts[1:]:
-            self.lines.append(f"    {name} = torch.add({name}, {part}, alpha={constant * factor!r})")
+            self.add(f"{name} = torch.add({name}, {part}, alpha={constant * factor!r})")
         return name
 
     def stack(self, outputs: list[list[str]], like: str) -> str:

@@ -266,7 +266,7 @@ class SoftEquivariance(nn.Module):
     def _holding(self) -> Shrinkage | None:
         """The projection on what is held, anew only if strengths have changed; None if nothing is held."""
         if self._hold is None or not self._hold[0].is_of(self.strengths):
-            held = torch.where(self.strengths >= self.tuner.held, math.inf, 0.0)
+            held = torch.zeros_like(self.strengths).masked_fill(self.strengths >= self.tuner.held, math.inf)
             ready = self.bank.prepare(held, torch.ones_like(held[:, 0])) if bool(held.any()) else None
             self._hold = _Version.of(self.strengths), ready
         return self._hold[1]

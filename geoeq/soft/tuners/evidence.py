@@ -197,11 +197,11 @@ class Evidence(Tuner):
             yield Pull(kind, n_samples * kappa * (h * w - g).square(), h)
 
     def _loss_without(self, bank: WeightBank, n_samples: int) -> Tensor:
-        r"""What the data would lose if what a term forbids were taken out of a weight, over the noise, ``[maps, terms]``.
+        r"""What the data would lose without what a term forbids in a weight, over the noise, ``[maps, terms]``.
 
-        :math:`\tfrac2c N \kappa\,(\tfrac12 \Delta^T H \Delta - g^T \Delta)` with :math:`\Delta` that part of the weight,
-        the ratio of Wald's test: :math:`g^T \Delta` is the mean of the steps' slopes along it, and their variance is
-        the curvature, which knows of coordinates that act together what the diagonal does not.
+        :math:`\tfrac2c N \kappa\,(\tfrac12 \Delta^T H \Delta - g^T \Delta)` with :math:`\Delta` that part of the
+        weight, the ratio of Wald's test. The mean of the slopes :math:`g^T \Delta` of single steps is the slope, and
+        their variance the curvature, which knows of coordinates that act together what the diagonal does not.
         """
         seen = self.along_seen.clamp(min=1.0 / self.window)
         slope = self.along / seen
