@@ -5,6 +5,7 @@ Then it steps aside: the installed package of that name is loaded instead, else 
 """
 
 if __name__ == "geoeq.datasets":
+    from geoeq.datasets.chaotic import ChaoticSystems
     from geoeq.datasets.forecast_windows import ForecastWindows
     from geoeq.datasets.mocap import MotionCapture
     from geoeq.datasets.molecular import MolecularDynamics
@@ -15,6 +16,7 @@ if __name__ == "geoeq.datasets":
     from geoeq.datasets.waymo import WaymoMotion
 
     __all__ = [
+        "ChaoticSystems",
         "CosSim",
         "ForecastWindows",
         "ModifiedInertia",

@@ -176,8 +176,9 @@ def _states(data: bytes, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         usual &= full[tag] == byte
     usual &= full[f"field{VALID}"] < 0x80
     rows, full = rows[usual], full[usual]
-    for number, column in (DOUBLES | FLOATS).items():
-        values[rows, column] = full[f"field{number}"]
+    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN
+        for number, column in (DOUBLES | FLOATS).items():
+            values[rows, column] = full[f"field{number}"]
     valid[rows] = full[f"field{VALID}"] != 0
     rest = np.ones(len(spans), dtype=bool)
     rest[rows] = False
@@ -188,7 +189,7 @@ def _states(data: bytes, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     wrong = np.flatnonzero(valid & ~(np.abs(values[:, :3]) <= MAX_SIZE).all(1))
     if wrong.size:
         raise WireError(int(start[wrong[0]]), f"a valid state is at {values[wrong[0], :3].tolist()}")
-    values[~valid] = np.nan
+    values[~valid[:, None] | ~np.isfinite(values)] = np.nan
     return values, valid
 
 

@@ -235,6 +235,13 @@ def test_defaults_packed_times_and_foreign_kinds():
     assert parse_scenario(scenario([track(1, 1, [long])], 1)).pos[0, 0].tolist() == [1.0, 2.0, 3.0]
 
 
+def test_velocities_that_are_no_numbers_are_not_known():
+    signalling = state(1.0, 2.0, 3.0).replace(struct.pack("<f", -2.0), b"\x00\x00\x85\xff")
+    found = parse_scenario(scenario([track(1, 1, [signalling, state(1, 2, 3, vx=float("inf"))])], 2))
+    assert found.pos[0].tolist() == [[1.0, 2.0, 3.0]] * 2
+    assert np.array_equal(found.vel[0], [[1.0, np.nan], [np.nan, -2.0]], equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
