@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from geoeq.layers.checks import check_graph, check_values
 from geoeq.layers.radial import RadialBasis, polynomial_cutoff
 from geoeq.layers.typed_linear import TypedLinear
+from geoeq.ops.neighbours import Neighbours
 from geoeq.ops.scatter import scatter_softmax
 from geoeq.ops.sphere import spherical_harmonics
 from geoeq.ops.tensor_product import TensorProduct, tensor_product_scatter
@@ -43,7 +44,8 @@ class SteerableConv(nn.Module):
         attention: whether messages are weighed by attention.
 
     Shapes: ``x [N, irreps_in.dim]``, ``pos [N, 3]``, ``edge_index [2, E]`` (sender, receiver),
-    ``edge_attr [E, edge_dim]``; returns ``[N, irreps_out.dim]``.
+    ``edge_attr [E, edge_dim]``; returns ``[N, irreps_out.dim]``. ``graph``, the :func:`geoeq.ops.neighbours` of the
+    edges, spares a GPU sorting them in every layer.
 
     Symmetry: E(3), exact; relative error below 1e-10 in float64 and 1e-5 in float32. Where two nodes coincide an edge
     has no direction, and only degree 0 of the harmonics is felt.
@@ -95,7 +97,15 @@ class SteerableConv(nn.Module):
             n_scalars = irreps_in.count("0e")
             self.logits = _perceptron(2 * n_scalars + n_basis + edge_dim, hidden, 1)
 
-    def forward(self, x: Tensor, pos: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor | None = None,
+        *,
+        graph: Neighbours | None = None,
+    ) -> Tensor:
         check_graph(pos, edge_index, edge_attr, self.edge_dim, h=x, width=self.width)
         check_values(pos, edge_index)
         length, harmonics = edge_harmonics(pos, edge_index, self.lmax)
@@ -105,7 +115,7 @@ class SteerableConv(nn.Module):
         weight = self.radial(features) * window * self.scale
         if self.logits is not None:
             weight = weight * self._attention(x, features, window, edge_index)
-        summed = tensor_product_scatter(self.product, self.linear_in(x), harmonics, weight, edge_index, len(x))
+        summed = tensor_product_scatter(self.product, self.linear_in(x), harmonics, weight, edge_index, len(x), graph)
         return self.linear_out(summed)
 
     def _attention(self, x: Tensor, features: Tensor, window: Tensor, edge_index: Tensor) -> Tensor:

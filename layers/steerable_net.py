@@ -14,6 +14,8 @@ from geoeq.layers.gaunt_conv import GauntConv, degree_irreps
 from geoeq.layers.irreps_norm import IrrepsLayerNorm
 from geoeq.layers.steerable_conv import SteerableConv
 from geoeq.layers.typed_linear import TypedLinear
+from geoeq.ops.backends import choose_backend
+from geoeq.ops.neighbours import neighbours
 from geoeq.ops.scatter import scatter_sum
 from geoeq.reps import Irreps
 
@@ -44,8 +46,9 @@ class _ResidualNet(nn.Module):
 
     def forward(self, x: Tensor, pos: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         h = self.embed(x)
+        graph = neighbours(edge_index, len(pos)) if choose_backend(h, "triton") == "triton" else None
         for conv, norm, mix, update in zip(self.convs, self.norms, self.mixes, self.updates, strict=True):
-            h = h + update(self.gate(mix(torch.cat([h, conv(norm(h), pos, edge_index, edge_attr)], 1))))
+            h = h + update(self.gate(mix(torch.cat([h, conv(norm(h), pos, edge_index, edge_attr, graph=graph)], 1))))
         return self.readout(h)
 
 

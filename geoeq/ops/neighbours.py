@@ -34,12 +34,13 @@ class Neighbours(NamedTuple):
         return self.incoming.ptr.shape[0] - 1
 
 
-def neighbours(edge_index: Tensor, num_nodes: int) -> Neighbours:
+def neighbours(edge_index: Tensor, num_nodes: int, *, num_senders: int | None = None) -> Neighbours:
     """Sort the edges by receiver and by sender; edges of one node keep their order.
 
     Args:
         edge_index: [2, E] int64, row 0 the sender, row 1 the receiver, in any order.
         num_nodes: number of nodes N.
+        num_senders: number of senders, if they are not the nodes that receive.
 
     Raises:
         ValueError: ``edge_index`` is not [2, E] of int64.
@@ -50,7 +51,8 @@ def neighbours(edge_index: Tensor, num_nodes: int) -> Neighbours:
     """
     check_edges(edge_index)
     sender, receiver = edge_index[0], edge_index[1]
-    return Neighbours(edge_index, _rows(receiver, sender, num_nodes), _rows(sender, receiver, num_nodes))
+    senders = num_nodes if num_senders is None else num_senders
+    return Neighbours(edge_index, _rows(receiver, sender, num_nodes), _rows(sender, receiver, senders))
 
 
 def check_edges(edge_index: Tensor) -> None:

@@ -5,21 +5,30 @@ from __future__ import annotations
 import math
 from ast import literal_eval
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, reduce
-from typing import TYPE_CHECKING, NamedTuple
+from operator import add
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from geoeq.ops.backends import choose_backend, needs_plain_torch
 from geoeq.ops.clebsch_gordan import MODES, Instruction, Path, all_instructions, resolve_paths
 from geoeq.ops.irreps_layout import LAYOUTS, Layout
+from geoeq.ops.neighbours import CSR, Neighbours, neighbours
 from geoeq.ops.path_groups import PathGroup, path_groups
+from geoeq.ops.product_scatter import product_scatter
 from geoeq.ops.scatter import scatter_sum
 
 if TYPE_CHECKING:  # e3nn takes seconds to import
     from e3nn import o3
 
 __all__ = ["TensorProduct", "tensor_product_scatter"]
+
+# Numbers of messages in flight: beyond it, edges pass in pieces that the backward pass makes again.
+TILE = 1 << 22
 
 
 class TensorProduct(nn.Module):
@@ -93,21 +102,26 @@ class TensorProduct(nn.Module):
         self._recipe = repr(
             (tuple(tuple((mul, ir.l) for mul, ir in i) for i in irreps), tuple(map(tuple, self.paths)), layout)
         )
-        _prepare(self._recipe)
+        self.channelwise = all(group.channelwise for group in _prepare(self._recipe).groups)
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """The product; shapes in the class docstring."""
         self._check(x, y, weight)
-        rows, dtype, device = x.shape[:-1], reduce(torch.promote_types, _dtypes(x, y, weight)), x.device.type
-        x, y = x.to(dtype).reshape(math.prod(rows), x.shape[-1]), y.to(dtype).reshape(math.prod(rows), y.shape[-1])
-        if weight is not None:
-            weight = weight.to(dtype)
-            weight = weight if weight.dim() == 1 else weight.reshape(math.prod(rows), self.weight_numel)
+        rows = x.shape[:-1]
+        x, y, weight = _of_one_dtype(x, y, weight)
+        x, y = x.reshape(math.prod(rows), x.shape[-1]), y.reshape(math.prod(rows), y.shape[-1])
+        if weight is not None and weight.dim() > 1:
+            weight = weight.reshape(math.prod(rows), self.weight_numel)
         product = _traced if torch.compiler.is_compiling() else _eager
-        if torch.is_autocast_enabled(device):  # the sums keep the precision of what they are given
-            with torch.autocast(device, enabled=False):
-                return product(self._recipe, x, y, weight).view(*rows, self._dims[2])
-        return product(self._recipe, x, y, weight).view(*rows, self._dims[2])
+        with _full_precision(x):
+            return product(self._recipe, x, y, weight).view(*rows, self._dims[2])
+
+    def scatter(self, x: Tensor, y: Tensor, weight: Tensor | None, graph: Neighbours) -> Tensor:
+        """:func:`tensor_product_scatter` on Triton, for a product that is ``channelwise``."""
+        self._check(x.new_empty(1, x.shape[1]).expand(graph.edge_index.shape[1], -1), y, weight)
+        x, y, weight = _of_one_dtype(x, y, weight)
+        with _full_precision(x):
+            return _scattered(self._recipe, x, y, weight, graph.edge_index, *graph.incoming, *graph.outgoing)
 
     def _check(self, x: Tensor, y: Tensor, weight: Tensor | None) -> None:
         if x.dim() == 0 or x.shape[-1] != self._dims[0]:
@@ -171,23 +185,21 @@ def tensor_product_scatter(
     if x.dim() != 2:
         raise ValueError(f"x must be [N, {product.irreps1.dim}], got {list(x.shape)}")
     sender, receiver = edge_index[0], edge_index[1]
-    if choose_backend(x, "triton") == "triton" and product.channelwise and not needs_plain_torch():
+    step = max(TILE // max(product._dims[2], 1), 1)
+    if needs_plain_torch():
+        step = edge_index.shape[1]
+    elif choose_backend(x, "triton") == "triton" and product.channelwise:
         graph = neighbours(edge_index, num_nodes, num_senders=x.shape[0]) if graph is None else graph
         return product.scatter(x, y, weight, graph)
-    step = max(TILE // product.numbers, 1)
-    if edge_index.shape[1] <= step or torch.compiler.is_compiling() or needs_plain_torch():
+    if edge_index.shape[1] <= step or torch.compiler.is_compiling():
         return scatter_sum(product(x.index_select(0, sender), y, weight), receiver, num_nodes)
 
     def piece(x: Tensor, y: Tensor, weight: Tensor | None, edges: slice) -> Tensor:
         rows = weight if weight is None or weight.dim() == 1 else weight[edges]
         return scatter_sum(product(x.index_select(0, sender[edges]), y[edges], rows), receiver[edges], num_nodes)
 
-    total = None
-    for start in range(0, edge_index.shape[1], step):
-        edges = slice(start, start + step)
-        part = checkpoint(piece, x, y, weight, edges, use_reentrant=False)
-        total = part if total is None else total + part
-    return total
+    pieces = (slice(start, start + step) for start in range(0, edge_index.shape[1], step))
+    return reduce(add, (checkpoint(piece, x, y, weight, edges, use_reentrant=False) for edges in pieces))
 
 
 class _Prepared(NamedTuple):
@@ -235,7 +247,24 @@ def _prepare(recipe: str) -> _Prepared:
 
 
 def _eager(recipe: str, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-    return _prepare(recipe)(x, y, weight, unroll=False)
+    prepared = _prepare(recipe)
+    on_triton = choose_backend(x, "triton") == "triton" and not needs_plain_torch()
+    if on_triton and all(group.channelwise for group in prepared.groups):
+        return prepared.scatter(x, y, weight, _one_edge_each(x))
+    return prepared(x, y, weight, unroll=False)
+
+
+@torch.compiler.allow_in_graph
+def _scattered(recipe: str, x: Tensor, y: Tensor, weight: Tensor | None, edges: Tensor, *rows: Tensor) -> Tensor:
+    graph = Neighbours(edges, CSR(*rows[:3]), CSR(*rows[3:]))
+    return _prepare(recipe).scatter(x, y, weight, graph)
+
+
+def _one_edge_each(x: Tensor) -> Neighbours:
+    """The graph in which row k of x is the sender and the receiver of edge k alone."""
+    number = torch.arange(x.shape[0] + 1, device=x.device)
+    rows = CSR(number, number[:-1], number[:-1])
+    return Neighbours(number[:-1].expand(2, -1), rows, rows)
 
 
 @torch.compiler.allow_in_graph
@@ -244,5 +273,13 @@ def _traced(recipe: str, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
     return _prepare(recipe)(x, y, weight, unroll=True)
 
 
-def _dtypes(*tensors: Tensor | None) -> list[torch.dtype]:
-    return [tensor.dtype for tensor in tensors if tensor is not None]
+def _of_one_dtype(x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All in the widest dtype."""
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in (x, y, weight) if tensor is not None))
+    return x.to(dtype), y.to(dtype), None if weight is None else weight.to(dtype)
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """The sums keep the precision of what they are given, whatever autocast would do."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -1,5 +1,8 @@
 """Steerable convolutions: parity with e3nn, symmetry, smoothness, forces."""
 
+from importlib import import_module
+from importlib.util import find_spec
+
 import pytest
 import torch
 from e3nn import o3
@@ -7,6 +10,8 @@ from torch_geometric.data import Batch, Data
 
 from geoeq.layers.steerable_conv import SteerableConv, edge_harmonics, reachable_irreps
 from geoeq.layers.steerable_net import EnergyForces, GauntNet, SteerableMPNN, SteerableNet
+from geoeq.ops import use_backend
+from geoeq.ops.backends import interpreting
 from geoeq.reps import Irreps
 
 HIDDEN = "4x0e + 2x0o + 3x1o + 2x1e + 2x2e"
@@ -119,6 +124,32 @@ def test_traces_without_graph_break(attention):
     pos, edges = graph()
     compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, pos, edges, attr), conv(x, pos, edges, attr))
+
+
+@pytest.mark.skipif(
+    not find_spec("triton") or not (torch.cuda.is_available() or interpreting()),
+    reason="needs triton and a GPU, or triton and TRITON_INTERPRET=1",
+)
+@pytest.mark.parametrize("kind", ["steerable", "gaunt"])
+def test_kernels_of_a_gpu_give_the_same_network_and_sort_once(kind, monkeypatch):
+    if kind == "steerable":
+        net = SteerableNet("2x0e + 1x1o", "1x1o", "3x0e + 2x1o", n_layers=2, cutoff=3.0, lmax=1).double()
+    else:
+        net = GauntNet("2x0e + 1x1o", "1x1o", channels=2, n_layers=2, cutoff=3.0, lmax=1).double()
+    pos, edges = graph()
+    x, sorted_again = torch.randn(6, 5, dtype=torch.float64), []
+    for name in ("tensor_product", "gather_mul_scatter"):
+        module = import_module(f"geoeq.ops.{name}")
+        monkeypatch.setattr(module, "neighbours", lambda *_, **__: sorted_again.append(1))
+    results = []
+    for backend in ("torch", "triton"):
+        with use_backend(backend):
+            out = net(x, pos.requires_grad_(), edges)
+            (force,) = torch.autograd.grad(out.square().sum(), pos, create_graph=True)
+            weights = torch.autograd.grad(force.square().sum(), list(net.convs[0].radial.parameters()))
+            results.append([out, force, *weights])
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+    assert not sorted_again
 
 
 def test_every_linear_map_can_be_softened():

@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from geoeq.ops import EdgeMLPWeights, edge_mlp_scatter, gather_mul_scatter, segment, segment_softmax, use_backend
+from geoeq.ops import (
+    EdgeMLPWeights,
+    TensorProduct,
+    edge_mlp_scatter,
+    gather_mul_scatter,
+    segment,
+    segment_softmax,
+    tensor_product_scatter,
+    use_backend,
+)
 from geoeq.ops.backends import _INSTALLED, choose_backend, interpreting
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,6 +47,22 @@ def _message_weights(edges: Tensor) -> list[Tensor]:
     return [_randn(*shape) for shape in shapes]
 
 
+SECOND = {"one harmonic": "0e + 1o", "many": "2x0e + 2x1o", "as x": "2x0e + 2x1o"}
+# Of entries of two multiplicities, with and without weights, and one output that no path reaches.
+INSTRUCTIONS = [(0, 0, 0, "uvu", True), (1, 1, 2, "uvu", True), (1, 1, 0, "uvu", False), (0, 1, 1, "uvu", True, 2.0)]
+
+
+def _product(name: str, n_edges: int):
+    """A product summed at receivers, or of rows, and its arguments."""
+    kind, weights = name.split(", ")
+    mode = "uuu" if kind == "as x" else "uvu"
+    product = TensorProduct("2x0e + 2x1o", SECOND[kind], "2x0e + 2x1o + 2x1e + 3x0o", mode)
+    if weights == "of some paths":
+        product = TensorProduct("2x0e + 2x1o", "0e + 1o", "2x0e + 2x1o + 2x1e + 3x0o", instructions=INSTRUCTIONS)
+    rows = () if weights == "shared" else (n_edges,)
+    return product, [_randn(n_edges, product.irreps2.dim), _randn(*rows, product.weight_numel)]
+
+
 def _case(name: str, which: str):
     edges, ptr = EDGES[which].to(DEVICE), PTR[which].to(DEVICE)
     n_edges = edges.shape[1]
@@ -49,6 +74,12 @@ def _case(name: str, which: str):
             lambda h, *w: edge_mlp_scatter(h, edges, EdgeMLPWeights(*w[:-1]), w[-1], activation=activation),
             _message_weights(edges),
         )
+    if name.startswith("tensor_product_scatter"):
+        product, rest = _product(name.removeprefix("tensor_product_scatter "), n_edges)
+        return lambda x, y, w: tensor_product_scatter(product, x, y, w, edges, NODES), [_randn(NODES, 8), *rest]
+    if name.startswith("tensor_product"):
+        product, rest = _product(name.removeprefix("tensor_product "), n_edges)
+        return product, [_randn(n_edges, 8), *rest]
     if name == "segment_softmax":
         return lambda src: segment_softmax(src, ptr), [_randn(n_edges, 2)]
     return lambda src: segment(src, ptr, name.split()[1]), [_randn(n_edges, 2, 3)]
@@ -58,6 +89,12 @@ OPERATIONS = [
     "gather_mul_scatter",
     "edge_mlp_scatter silu",
     "edge_mlp_scatter relu",
+    "tensor_product_scatter one harmonic, per edge",
+    "tensor_product_scatter one harmonic, shared",
+    "tensor_product_scatter one harmonic, of some paths",
+    "tensor_product_scatter many, per edge",
+    "tensor_product_scatter as x, per edge",
+    "tensor_product as x, shared",
     "segment sum",
     "segment mean",
     "segment max",

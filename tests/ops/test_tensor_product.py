@@ -249,6 +249,34 @@ def test_scatter_equals_a_loop(shared):
 
 
 @every_case
+@either_weight
+def test_pieces_of_edges_change_nothing(case, shared, monkeypatch):
+    product = TensorProduct(*case)
+    edge_index = torch.randint(0, 4, (2, 7))
+    _, y, w = inputs(product, shared, rows=(7,))
+    arguments = [t.requires_grad_() for t in (torch.randn(4, product.irreps1.dim, dtype=torch.float64), y, w)]
+    results = []
+    for tile in (1 << 22, 3 * product.irreps_out.dim):
+        monkeypatch.setattr("geoeq.ops.tensor_product.TILE", tile)
+        out = tensor_product_scatter(product, *arguments, edge_index, 4)
+        first = torch.autograd.grad(out.sin().sum(), arguments, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), arguments)
+        results.append([out, *first, *second])
+    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-11)
+
+
+def test_pieces_keep_no_messages(monkeypatch):
+    product = TensorProduct("4x0e + 4x1o", "0e + 1o", "4x0e + 4x1o", "uvu")
+    arguments = (torch.randn(3, 16, requires_grad=True), torch.randn(100, 4), torch.randn(100, product.weight_numel))
+    edge_index = torch.randint(0, 3, (2, 100))
+    kept = []
+    monkeypatch.setattr("geoeq.ops.tensor_product.TILE", 10 * 16)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        tensor_product_scatter(product, *arguments, edge_index, 3).sum()
+    assert max(tensor.numel() for tensor in kept) <= max(t.numel() for t in arguments)
+
+
+@every_case
 def test_traces_without_graph_break(case):
     shared = case[3] == "uuu"
     torch.compiler.reset()

@@ -7,7 +7,15 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from geoeq.ops import EdgeMLPWeights, edge_mlp_scatter, gather_mul_scatter, segment, use_backend
+from geoeq.ops import (
+    EdgeMLPWeights,
+    TensorProduct,
+    edge_mlp_scatter,
+    gather_mul_scatter,
+    segment,
+    tensor_product_scatter,
+    use_backend,
+)
 from geoeq.ops.backends import interpreting
 from geoeq.ops.neighbours import CSR
 
@@ -73,6 +81,45 @@ def test_messages_at_tile_borders(hidden, width, n_attr, dtype):
 
 
 @RUNS
+@pytest.mark.parametrize("second", ["0e + 1o", "{0}x0e + {0}x1o"], ids=["harmonics", "as wide as x"])
+@pytest.mark.parametrize("channels", [1, 5, 130])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_tensor_products_at_tile_borders(channels, dtype, second):
+    irreps = f"{channels}x0e + {channels}x1o"
+    product = TensorProduct(irreps, second.format(channels), irreps, "uvu" if "{" not in second else "uuu")
+    edge_index = _edges(5, 20)
+    shapes = [(5, 4 * channels), (20, product.irreps2.dim), (20, product.weight_numel)]
+    tensors = [torch.randn(shape, device=DEVICE).to(dtype).requires_grad_() for shape in shapes]
+
+    def run():
+        out = tensor_product_scatter(product, *tensors, edge_index, 5)
+        return [out, *torch.autograd.grad(out.square().mean(), tensors)]
+
+    found, expected = _both(run)
+    limit = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2}[dtype]
+    for a, b in zip(found, expected, strict=True):
+        assert float((a - b).detach().abs().max()) <= limit * float(b.detach().abs().max())
+
+
+@RUNS
+@pytest.mark.parametrize("most", [1, 9, 64])
+def test_tensor_products_in_parts(monkeypatch, most):
+    """Outputs are cut into parts that fit the registers; senders may be other nodes than receivers."""
+    monkeypatch.setattr("geoeq.ops.triton_kernels.tensor_product.MOST_SUMS", most)
+    product = TensorProduct("2x0e + 2x1o", "0e + 1o", "2x0e + 2x1o + 2x1e + 2x2e", "uvu")
+    edge_index = torch.stack([torch.randint(0, 7, (9,)), torch.randint(0, 3, (9,))]).to(DEVICE)
+    shapes = [(7, 8), (9, 4), (product.weight_numel,)]
+    tensors = [torch.randn(shape, dtype=torch.float64, device=DEVICE).requires_grad_() for shape in shapes]
+
+    def run():
+        out = tensor_product_scatter(product, *tensors, edge_index, 3)
+        return [out, *torch.autograd.grad(out.square().sum(), tensors)]
+
+    found, expected = _both(run)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@RUNS
 @pytest.mark.parametrize("reduce", ["sum", "max", "min"])
 def test_segments_with_nan(reduce):
     src = torch.randn(40, 3, device=DEVICE)
@@ -102,13 +149,20 @@ def test_offsets_past_two_to_the_31():
 
 
 COMPILE = """
+import re, subprocess, tempfile
 import torch, triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from geoeq.ops import TensorProduct
+from geoeq.ops.tensor_product import _prepare
 from geoeq.ops.triton_kernels import edge_mlp_scatter as messages, gather_mul_scatter as products, segment
+from geoeq.ops.triton_kernels import tensor_product
 
 INDICES, SIZES = ("ptr", "order", "other", "index_a", "index_b"), (
-    "channels", "edges", "nodes", "blocks", "hidden", "width", "n_attr")
+    "channels", "edges", "nodes", "blocks", "hidden", "width", "n_attr", "w_row")
+stack = []
+irreps = "128x0e + 128x1o + 128x2e"
+(group,) = _prepare(TensorProduct(irreps, "0e + 1o + 2e", irreps, "uvu")._recipe).groups
 
 def shared_memory(kernel, constants, pointer, num_warps=4):
     parts = {"g_w": "*fp32", "g_b": "*fp32", "g_w_attr": "*fp32"} if pointer == "*bf16" else {}
@@ -116,7 +170,12 @@ def shared_memory(kernel, constants, pointer, num_warps=4):
         "i32" if n in SIZES else parts.get(n, pointer))
     source = ASTSource(fn=kernel, signature={n: kind(n) for n in kernel.arg_names}, constexprs=constants)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps})
-    assert compiled.asm["cubin"]
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        show = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        usage = subprocess.run(show, check=True, capture_output=True, text=True)
+    stack.append(int(re.search(r"STACK:(\\d+)", usage.stdout + usage.stderr)[1]))
     return compiled.metadata.shared
 
 for pointer, dtype, width in (
@@ -124,6 +183,9 @@ for pointer, dtype, width in (
     acc = tl.float64 if pointer == "*fp64" else tl.float32
     shared_memory(products.sum_products_kernel, dict(EDGES=16, CHANNELS=64, SUM=acc), pointer, 1)
     shared_memory(products.edge_products_kernel, dict(EDGES=64, CHANNELS=64), pointer)
+    for kernel in tensor_product._kernels(group.product.plan, True, 11):
+        shared_memory(kernel, dict(CHANNELS=128, SUM=acc), pointer)
+        assert stack[-1] == 0, (kernel, stack)  # every component in a register
     for reduce in ("sum", "max", "min"):
         shared_memory(segment.segment_kernel, dict(ROWS=16, CHANNELS=64, ACCUMULATE=acc, REDUCE=reduce), pointer, 1)
     for n_attr in (0, 16):
