@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from geoeq.groups import E, Group, S, parse
+from geoeq.groups import E, Group, parse
 from geoeq.layers.checks import check_graph, check_values
 from geoeq.layers.gate import NormGate
+from geoeq.layers.identities import Identities
 from geoeq.layers.typed_linear import TypedLinear
 from geoeq.ops.scatter import scatter_mean
-from geoeq.reps import Crossing, Irreps, Nodes, Positions, Rep, Sum
+from geoeq.reps import Crossing, Irreps, Positions, Rep, Sum
 
 __all__ = ["TypedConv", "TypedMPNN"]
 
@@ -35,6 +36,8 @@ class TypedConv(nn.Module):
         irreps: node features, scalars ``0e`` and any other irreps.
         edge_dim: number of invariant edge features :math:`a_{ij}`.
         parts: whether edges inside a part and edges between parts are told apart.
+        n_nodes: nodes per graph, if every ordered pair of them shall learn an identity of its own,
+            :math:`W_p\,[ij]` inside the inner brackets; None for none.
         mode: ``"exact"``, ``"soft"`` or ``"free"``, see :class:`~geoeq.layers.TypedLinear`.
         group: the symmetry of exact mode; E(3) by default.
 
@@ -60,6 +63,7 @@ class TypedConv(nn.Module):
         *,
         edge_dim: int = 1,
         parts: bool = False,
+        n_nodes: int | None = None,
         mode: str = "exact",
         group: Group | None = None,
     ) -> None:
@@ -76,6 +80,7 @@ class TypedConv(nn.Module):
             self.crossing = TypedLinear(vectors_crossing(irreps), hidden, bias=False, **options)
             geometry.append(Crossing(GEOMETRY))
         self.edge = TypedLinear(Sum(*geometry), hidden, bias=False, **options)
+        self.pairs = None if n_nodes is None else Identities(n_nodes, hidden, order=2, mode=mode)
         self.message = TypedLinear(message, hidden, **options)
         self.update = TypedLinear(Sum(irreps, message, Positions(1)), hidden, **options)
         self.out = TypedLinear(message, irreps, **options)
@@ -104,6 +109,8 @@ class TypedConv(nn.Module):
             sent = torch.cat([sent, self.crossing(h)])
             sender = sender + len(pos) * crosses
         z = self.receiver(h)[receiver] + sent[sender] + self.edge(torch.cat(edge, dim=1))
+        if self.pairs is not None:
+            z = z + self.pairs(edge_index, len(pos))
         m = self.edge_gate(self.message(self.edge_gate(z)))  # [E, message.dim]
         gathered = scatter_mean(m, receiver, len(pos))
         return h + self.out(self.node_gate(self.update(torch.cat([h, gathered, pos], dim=1))))
@@ -136,6 +143,7 @@ class TypedMPNN(nn.Module):
         edge_dim: number of invariant edge features; ``data.edge_attr`` is not read if it is 0.
         n_nodes: nodes per graph, if every node shall learn an identity of its own; permutations S(n_nodes) are then
             exact only in exact mode. None: nodes are interchangeable by construction.
+        pairs: whether every ordered pair of nodes shall learn an identity in every layer, too.
         parts: whether edges inside and between parts are told apart (``data.part``).
         history: number of frames of ``data.history`` [N, P, 3], whose P - 1 steps are read; 0 reads none.
         n_frames: number of target frames.
@@ -169,6 +177,7 @@ class TypedMPNN(nn.Module):
         node_dim: int | None = None,
         edge_dim: int = 1,
         n_nodes: int | None = None,
+        pairs: bool = False,
         parts: bool = False,
         history: int = 0,
         n_frames: int = 1,
@@ -186,13 +195,11 @@ class TypedMPNN(nn.Module):
         self.history, self.n_frames, self.length = history, n_frames, length
         known = Irreps([(1 + (1 if node_dim is None else node_dim), "0e"), (1 + max(history - 1, 0), "1o")])
         self.embed = TypedLinear(Sum(known, Positions(1)), irreps, mode=mode, group=exact)
-        self.identity = None
-        if n_nodes is not None:
-            nodes = Nodes(n_nodes, Irreps([(irreps.count("0e"), "0e")]))
-            self.identity = TypedLinear("1x0e", nodes, bias=False, mode=mode, group=S(n_nodes))
-        self.convs = nn.ModuleList(
-            TypedConv(irreps, edge_dim=edge_dim, parts=parts, mode=mode, group=exact) for _ in range(n_layers)
-        )
+        if pairs and n_nodes is None:
+            raise ValueError("n_nodes must be given for pairs of nodes to have identities, got None")
+        self.identity = None if n_nodes is None else Identities(n_nodes, irreps, mode=mode)
+        options: dict[str, Any] = {"edge_dim": edge_dim, "parts": parts, "n_nodes": n_nodes if pairs else None}
+        self.convs = nn.ModuleList(TypedConv(irreps, **options, mode=mode, group=exact) for _ in range(n_layers))
         self.readout = TypedLinear(irreps, Irreps([(n_frames, "1o")]), mode=mode, group=exact)
 
     def forward(self, data: Data) -> Tensor:
@@ -201,8 +208,8 @@ class TypedMPNN(nn.Module):
         check_values(data.pos, data.edge_index)
         pos = data.pos / self.length
         h = self.embed(torch.cat([*self._known(data), pos], dim=1))
-        if self.identity is not None and self.n_nodes is not None:
-            h = h + node_identities(self.identity, self.n_nodes, h)
+        if self.identity is not None:
+            h = h + self.identity(torch.arange(len(h), device=h.device).unsqueeze(0), len(h))
         part = data.part if "part" in data else None
         for conv in self.convs:
             h = conv(h, pos, data.edge_index, edge_attr, part)
@@ -225,12 +232,3 @@ class TypedMPNN(nn.Module):
                 raise ValueError(f"history must be {expected}, got {list(data.history.shape)}")
             known.append(data.history.diff(dim=1).flatten(1) / self.length)
         return known
-
-
-def node_identities(identity: TypedLinear, n_nodes: int, h: Tensor) -> Tensor:
-    """Learned identity of each node, shaped like ``h [N, irreps.dim]``, for graphs of ``n_nodes`` consecutive nodes."""
-    if len(h) % n_nodes:
-        raise ValueError(f"data must have graphs of n_nodes={n_nodes} nodes, got {len(h)} nodes in all")
-    table = identity(h.new_ones(1)).reshape(-1, n_nodes).T  # [n_nodes, scalars]
-    padded = nn.functional.pad(table, (0, h.shape[1] - table.shape[1]))
-    return padded.repeat(len(h) // n_nodes, 1)

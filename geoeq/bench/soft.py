@@ -22,7 +22,7 @@ from geoeq.datasets.vectors import CosSim, ModifiedInertia, PairDistances, Vecto
 
 __all__ = ["TASKS", "Job", "bench", "markdown", "paired", "parser", "rows_of"]
 
-SMALL_BATCH = Budget(epochs=250, batch_size=200)
+SMALL_BATCH = Budget(batch_size=200)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import reduce
 
 import torch
 from torch import Generator, Tensor
@@ -124,7 +125,8 @@ class Group(ABC):
         if isinstance(copy, LogSizeCopy):
             return torch.eye(copy.mul).to(element)
         if isinstance(copy, NodeCopy):
-            return kron(self.matrix(copy.inner, element), self.nodes(element, copy.n))
+            nodes = self.nodes(element, copy.n)
+            return reduce(kron, [nodes] * copy.order, self.matrix(copy.inner, element))
         return self.matrix(copy.inner, element)
 
     def algebra(self, copy: Copy, generator: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ class Group(ABC):
         if isinstance(copy, LogSizeCopy):
             return generator.new_zeros(copy.mul, copy.mul)
         if isinstance(copy, NodeCopy):
-            return kron(self.algebra(copy.inner, generator), torch.eye(copy.n).to(generator))
+            return kron(self.algebra(copy.inner, generator), torch.eye(copy.places).to(generator))
         return self.algebra(copy.inner, generator)
 
     def _in_space(self, matrix: Tensor) -> Tensor:

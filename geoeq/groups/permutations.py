@@ -92,7 +92,7 @@ class S(Group):
             return 1, [copy.d] * copy.indices
         if isinstance(copy, NodeCopy):
             self._check(copy.n)
-            return copy.inner.dim, [copy.n]
+            return copy.inner.dim, [copy.n] * copy.order
         return copy.dim, []
 
     def _check(self, nodes: int) -> None:

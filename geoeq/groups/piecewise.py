@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from geoeq.groups.base import Group
 from geoeq.intertwiners import PairSpace, nothing, pair_space, solve_pair
-from geoeq.reps import Copy, CrossingCopy, NodeCopy, kron
+from geoeq.reps import Copy, CrossingCopy, IrrepCopy, NodeCopy, kron
 
 __all__ = ["Piecewise"]
 
@@ -81,8 +81,10 @@ class Piecewise(Group):
     def _mask(self, copy: NodeCopy, part: int) -> Tensor:
         if len(self.parts or ()) != copy.n:
             raise ValueError(f"parts must name the part of each of {copy.n} nodes, got {len(self.parts or ())}")
+        if copy.order > 1 and copy.inner != IrrepCopy(0, 1):
+            raise ValueError(f"Nodes must hold scalars at pairs of nodes to be moved by {self}, got {copy}")
         inside = torch.tensor([float(p == part) for p in self.parts or ()], dtype=torch.float64)
-        return torch.diag(inside)
+        return torch.diag(inside.repeat_interleave(copy.places // copy.n))  # scalars answer alike to any part
 
     def _algebra_on(self, copy: Copy, generator: Tensor, part: int) -> Tensor:
         if not isinstance(copy, NodeCopy):

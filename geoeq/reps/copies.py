@@ -94,14 +94,20 @@ class CrossingCopy:
 
 @dataclass(frozen=True)
 class NodeCopy:
-    """``inner`` at each of ``n`` nodes, components ``[inner.dim, n]``."""
+    """``inner`` at each of ``n`` nodes, or each ``order`` of them, components ``[inner.dim, n ** order]``."""
 
     inner: IrrepCopy
     n: int
+    order: int = 1
+
+    @property
+    def places(self) -> int:
+        """Number of nodes, or of pairs and so on."""
+        return self.n**self.order
 
     @property
     def dim(self) -> int:
-        return self.inner.dim * self.n
+        return self.inner.dim * self.places
 
 
 Copy: TypeAlias = IrrepCopy | TensorCopy | PositionCopy | LogSizeCopy | CrossingCopy | NodeCopy
@@ -154,5 +160,5 @@ def _copies(rep: Rep, d: int) -> list[tuple[Copy, int]]:
     if isinstance(rep, Crossing):
         return [(CrossingCopy(copy), mul) for copy, mul in _copies(rep.rep, d)]  # type: ignore[arg-type]
     if isinstance(rep, Nodes):
-        return [(NodeCopy(IrrepCopy(ir.l, ir.p), rep.n), mul) for mul, ir in rep.irreps]
+        return [(NodeCopy(IrrepCopy(ir.l, ir.p), rep.n, rep.order), mul) for mul, ir in rep.irreps]
     return [pair for term in rep.terms for pair in _copies(term, d)]

@@ -125,21 +125,28 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Features ``irreps`` at each of ``n`` numbered nodes, ``[irreps.dim * n]``, the node index running fastest."""
+    """Features ``irreps`` at each of ``n`` numbered nodes, ``[irreps.dim * n]``, the node index running fastest.
+
+    With ``order`` 2 they stand at each ordered pair of nodes, ``[irreps.dim * n * n]``, and so on.
+    """
 
     n: int
     irreps: Irreps
+    order: int
 
-    def __init__(self, n: int, irreps: Irreps | str) -> None:
+    def __init__(self, n: int, irreps: Irreps | str, order: int = 1) -> None:
         if n < 1:
             raise ValueError(f"n must be at least 1 node, got {n}")
+        if order < 1:
+            raise ValueError(f"order must be at least 1, got {order}")
         object.__setattr__(self, "n", n)
+        object.__setattr__(self, "order", order)
         object.__setattr__(self, "irreps", Irreps(irreps))
 
     @property
     def dim(self) -> int:
         """Number of components."""
-        return self.n * self.irreps.dim
+        return self.n**self.order * self.irreps.dim
 
 
 @dataclass(frozen=True)

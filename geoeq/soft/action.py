@@ -213,7 +213,7 @@ def _apply(
     rep = as_rep(rep)
     found = segments(rep, group.n)
     width = found[-1].stop if found else 0
-    if isinstance(rep, Nodes) and x.dim() > 1 and rep.n > 1 and x.shape[-1] == rep.irreps.dim:
+    if isinstance(rep, Nodes) and rep.order == 1 and x.dim() > 1 and rep.n > 1 and x.shape[-1] == rep.irreps.dim:
         return _apply_to_node_rows(group, rep, x, rows, nodes)
     if not x.dim() or x.shape[-1] != width:
         raise ValueError(f"x must be [..., {width}] for {rep_key(rep)}, got {list(x.shape)}")
@@ -223,6 +223,8 @@ def _apply(
         if group.elements_per_part and isinstance(segment.copy, CrossingCopy):
             raise ValueError(f"rep must not join two parts to be moved by {group}, got {rep_key(rep)}")
         if nodes is not None and isinstance(segment.copy, NodeCopy):
+            if segment.copy.order > 1:
+                raise ValueError(f"rep must not stand at pairs of nodes to be moved by {group}, got {rep_key(rep)}")
             parts = _required(getattr(group, "parts", None), group)
             if len(parts) != segment.copy.n:
                 raise ValueError(f"parts must name the part of each of {segment.copy.n} nodes, got {len(parts)}")

@@ -7,7 +7,7 @@ import torch
 
 from geoeq.groups import S
 from geoeq.intertwiners import solve_pair
-from geoeq.reps import IrrepCopy, NodeCopy, Nodes, TensorCopy, TensorRep
+from geoeq.reps import IrrepCopy, Irreps, NodeCopy, Nodes, TensorCopy, TensorRep
 
 
 def test_nodes_stay_in_their_class():
@@ -40,14 +40,20 @@ def test_orbits_of_two_classes(ranks, dimension):
 
 @pytest.mark.parametrize("classes", [None, [0, 0, 1, 2], [0, 1, 1, 0]])
 @pytest.mark.parametrize(
-    "copies", [(TensorCopy(1, 4), TensorCopy(2, 4)), (NodeCopy(IrrepCopy(1, 1), 4),) * 2], ids=repr
+    "copies",
+    [
+        (TensorCopy(1, 4), TensorCopy(2, 4)),
+        (NodeCopy(IrrepCopy(1, 1), 4),) * 2,
+        (NodeCopy(IrrepCopy(0, 1), 4, 2), NodeCopy(IrrepCopy(1, 1), 4)),
+    ],
+    ids=repr,
 )
 def test_orbits_equal_null_space(classes, copies):
     group = S(4, classes=classes)
     numeric = solve_pair([[group.matrix(copy, h) for copy in copies] for h in group.discrete], *(c.dim for c in copies))
     if isinstance(copies[0], NodeCopy):
-        pair = Nodes(4, "1x1e")
-        space = group.projector(pair, pair).blocks[0][0].space
+        out, into = (Nodes(4, Irreps([(1, (copy.inner.l, 1))]), copy.order) for copy in copies)
+        space = group.projector(into, out).blocks[0][0].space
     else:
         space = group.projector(TensorRep({2: 1}), TensorRep({1: 1})).blocks[0][0].space
     assert torch.allclose(space.complement(), numeric.complement(), atol=1e-10)

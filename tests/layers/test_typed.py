@@ -8,7 +8,7 @@ from e3nn.o3 import Irreps
 from geoeq.groups import O2, SO, SO2, E, O, Piecewise, S
 from geoeq.layers import TypedConv, TypedLinear, TypedMPNN
 from geoeq.layers.gate import NormGate
-from geoeq.layers.typed_mpnn import node_identities
+from geoeq.layers.identities import Identities
 from geoeq.reps import Nodes, Positions, Sum, TensorRep
 
 REP = Sum("4x0e + 3x1o", Positions(2))
@@ -200,15 +200,34 @@ def test_gate_reads_sizes_and_keeps_directions():
 
 
 def test_identities_are_shared_out_by_node_number():
-    model = TypedMPNN("6x0e + 2x1o", n_layers=1, n_nodes=3, mode="free")
-    table = node_identities(model.identity, 3, torch.zeros(6, 12))
-    assert torch.equal(table[:3], table[3:])
-    assert not torch.allclose(table[0], table[1])
-    exact = TypedMPNN("6x0e + 2x1o", n_layers=1, n_nodes=3, mode="exact")
-    rows = node_identities(exact.identity, 3, torch.zeros(3, 12))
-    assert torch.allclose(rows[0], rows[1])
+    irreps, nodes = Irreps("6x0e + 2x1o"), torch.arange(6).unsqueeze(0)
+    free = Identities(3, irreps, mode="free")(nodes, 6)
+    assert torch.equal(free[:3], free[3:])
+    assert not torch.allclose(free[0], free[1])
+    assert torch.equal(free[:, 6:], torch.zeros(6, 6))
+    exact = Identities(3, irreps, mode="exact")(nodes, 6)
+    assert torch.allclose(exact[0], exact[1])
     with pytest.raises(ValueError, match="n_nodes=3"):
-        node_identities(model.identity, 3, torch.zeros(4, 12))
+        Identities(3, irreps)(nodes, 4)
+
+
+def test_identities_of_pairs_tell_sender_from_receiver():
+    table = Identities(3, Irreps("2x0e"), order=2, mode="free")
+    edges = torch.tensor([[0, 1, 3, 4], [1, 0, 4, 3]])
+    rows = table(edges, 6)
+    assert torch.equal(rows[:2], rows[2:])
+    assert not torch.allclose(rows[0], rows[1])
+    assert torch.equal(rows[0], table.table.weight.reshape(2, 3, 3)[:, 0, 1])
+    exact = Identities(3, Irreps("2x0e"), order=2)(torch.tensor([[0, 1, 2, 1], [1, 0, 1, 1]]), 3)
+    assert torch.allclose(exact[:3], exact[:1].expand(3, -1))
+    assert not torch.allclose(exact[0], exact[3])
+
+
+def test_pairs_of_nodes_need_numbers():
+    with pytest.raises(ValueError, match="n_nodes must be given"):
+        TypedMPNN("4x0e + 2x1o", pairs=True)
+    model = TypedMPNN("4x0e + 2x1o", n_layers=1, n_nodes=2, pairs=True, mode="soft")
+    assert "convs.0.pairs.table.weight" in dict(model.named_parameters())
 
 
 def test_nodes_rep_matches_the_group():
