@@ -14,6 +14,7 @@ from geoeq.datasets.batching import complete_graph
 from geoeq.datasets.cache import load_tensors
 from geoeq.datasets.checks import require, require_choice, require_count, require_counts, require_rising
 from geoeq.datasets.equal_graphs import EqualGraphs
+from geoeq.datasets.nbody.parts import part_ids
 from geoeq.datasets.nbody.protocol import Protocol
 from geoeq.datasets.nbody.simulator import simulate
 
@@ -33,7 +34,10 @@ class NBody(EqualGraphs):
 
     A graph is complete without self loops and has ``pos`` [n, 3], ``vel`` [n, 3], ``charge`` [n, 1],
     ``edge_index`` [2, E] (row 0 sender, row 1 receiver, sorted by receiver), ``edge_attr`` [E, 1] (q_i q_j,
-    or the spring constant), ``y`` [n, 3] (target positions) and ``part`` [n].
+    or the spring constant), ``y`` [n, 3] (target positions) and ``part`` [n]. With ``objects``, the constrained systems
+    of arXiv 2203.06442, ``edge_attr`` [E, 2] also has 1 for two bodies without a rod between them, 2 for the rod of a
+    stick, 3 for a rod of a hinge. Published with it: ``objects=(3, 2, 1)`` and others, ``sizes=(500, 2000, 2000)``.
+    There the objects are on bodies numbered at random; here they follow each other.
 
     The first use of a split simulates it and stores one file under ``root/processed``, whose name carries a
     hash of everything the numbers depend on; later uses load it. The three splits are independent streams of
@@ -42,10 +46,10 @@ class NBody(EqualGraphs):
     Args:
         root: folder of the stored files.
         split: ``"train"``, ``"valid"`` or ``"test"``.
-        system, n_bodies, n_steps, every, dt, field, trap, drag, hidden_charges, rigid_parts, axis, clip: what
-            is simulated, see :class:`~geoeq.datasets.nbody.Protocol`.
-        frames: input frame and target frame, counted from 0; frame k is at time dt every (k + 1). With P > 1 target
-            frames ``y`` is [n, P, 3].
+        system, n_bodies, n_steps, every, dt, field, trap, drag, hidden_charges, rigid_parts, axis, clip, anisotropy,
+            chiral, chiral_form, objects: what is simulated, see :class:`~geoeq.datasets.nbody.Protocol`.
+        frames: input frame and target frame, counted from 0; frame k is at time dt every (k + 1), or dt (every k + 1)
+            with ``objects``. With P > 1 target frames ``y`` is [n, P, 3].
         sizes: numbers of train, valid and test graphs.
         seed: seed of all three splits.
         trajectories: also keep ``pos_trajectory`` and ``vel_trajectory`` [n, T, 3], all frames.
@@ -86,6 +90,10 @@ class NBody(EqualGraphs):
         rigid_parts: float = 0.0,
         axis: str = "z",
         clip: str = "component",
+        anisotropy: float = 0.0,
+        chiral: float = 0.0,
+        chiral_form: str = "triple",
+        objects: Sequence[int] | None = None,
         trajectories: bool = False,
         dtype: str | torch.dtype = "float32",
         transform: Callable | None = None,
@@ -93,7 +101,22 @@ class NBody(EqualGraphs):
         log: bool = True,
     ) -> None:
         self.protocol = Protocol(
-            system, n_bodies, n_steps, every, dt, field, trap, drag, hidden_charges, rigid_parts, axis, clip
+            system,
+            n_bodies,
+            n_steps,
+            every,
+            dt,
+            field,
+            trap,
+            drag,
+            hidden_charges,
+            rigid_parts,
+            axis,
+            clip,
+            anisotropy,
+            chiral,
+            chiral_form,
+            objects,
         )
         require_choice("split", split, SPLITS)
         require_counts("sizes", sizes, 3, minimum=1)
@@ -113,7 +136,12 @@ class NBody(EqualGraphs):
         self._set_block(shared, block)
 
     def _settings(self) -> dict[str, Any]:
-        return asdict(self.protocol) | {
+        settings = asdict(self.protocol)
+        # Options that came later: files stored before them are still found.
+        for name in ("anisotropy", "chiral", "chiral_form", "objects"):
+            if settings[name] == Protocol.__dataclass_fields__[name].default:
+                del settings[name]
+        return settings | {
             "frames": self.frames,
             "size": self.size,
             "seed": self.seed,
@@ -134,7 +162,7 @@ class NBody(EqualGraphs):
             "pos": result.pos[:, first],
             "vel": result.vel[:, first],
             "charge": result.charge,
-            "edge_attr": result.coupling[:, receiver, sender, None],
+            "edge_attr": self._edge_attr(result.coupling[:, receiver, sender, None], sender, receiver),
             "y": target[:, :, 0] if len(targets) == 1 else target,
         }
         if self.trajectories:
@@ -142,3 +170,13 @@ class NBody(EqualGraphs):
             block["vel_trajectory"] = result.vel.transpose(1, 2)
         block = {name: value.to(self.dtype).contiguous() for name, value in block.items()}
         return block | {"part": result.part}
+
+    def _edge_attr(self, coupling: Tensor, sender: Tensor, receiver: Tensor) -> Tensor:
+        """Coupling of each edge [S, E, 1]; with objects also whether there is a rod, [S, E, 2]."""
+        if self.protocol.objects is None:
+            return coupling
+        part = torch.from_numpy(part_ids(self.protocol.n_bodies, self.protocol.objects))
+        # Rods join neighbours in number inside one part.
+        rod = (part[sender] == part[receiver]) & ((sender - receiver).abs() == 1)
+        kind = 1 + rod * (part.bincount()[part[receiver]] - 1)
+        return torch.cat([coupling, kind.to(coupling).expand(len(coupling), -1)[..., None]], 2)

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from geoeq.datasets.checks import require, require_count
 from geoeq.datasets.nbody.forces import PairForce, pair_indices
-from geoeq.datasets.nbody.protocol import AXES, SYSTEMS, Protocol
-from geoeq.datasets.nbody.rods import ElasticRods, RigidRods, part_ids
+from geoeq.datasets.nbody.knobs import Knobs
+from geoeq.datasets.nbody.parts import part_ids
+from geoeq.datasets.nbody.protocol import SYSTEMS, Protocol
+from geoeq.datasets.nbody.rods import ElasticRods, RigidRods
 
 # A chunk should stay in the second-level cache, but not be so narrow that calls cost more than arithmetic.
 CACHE_BYTES = 2**21
@@ -26,7 +28,7 @@ class Trajectories:
     """Simulated trajectories, float64.
 
     Attributes:
-        pos: positions, [S, T, n, 3]; frame k is the state at step every (k + 1).
+        pos: positions, [S, T, n, 3]; frame k is the state at step every (k + 1), or every k + 1 with ``objects``.
         vel: velocities, [S, T, n, 3].
         charge: visible charge (mass for gravity, 1 for springs), [S, n, 1].
         coupling: visible coupling of each pair, symmetric with zero diagonal, [S, n, n]: q_i q_j, or the
@@ -124,8 +126,10 @@ def integrate(
     finite = np.isfinite(frames[0][:, -1]).all(axis=(1, 2))
     if not finite.all():
         raise ValueError(f"trajectory {int(finite.argmin())} became non-finite: bodies at one place, or dt too large")
-    part = torch.from_numpy(part_ids(n)) if protocol.rigid_parts else torch.zeros(n, dtype=torch.int64)
-    times = torch.arange(1, protocol.n_frames + 1, dtype=torch.float64) * (protocol.every * protocol.dt)
+    part = (
+        torch.from_numpy(part_ids(n, protocol.objects)) if protocol.rigid_parts else torch.zeros(n, dtype=torch.int64)
+    )
+    times = protocol.times
     pos_frames, vel_frames = (torch.from_numpy(values) for values in frames)
     return Trajectories(pos_frames, vel_frames, charge, coupling, part, times)
 
@@ -176,33 +180,31 @@ def _run_chunk(
 ) -> None:
     """Advance one chunk and write its frames; the time step is the unit (velocity v dt, force F dt^2)."""
     dt, system = protocol.dt, SYSTEMS[protocol.system]
-    unit = protocol.scale * dt**2
     x = np.array(pos.transpose(2, 1, 0), order="C")  # always a copy: it is advanced in place
     w = np.array(vel.transpose(2, 1, 0), order="C") * dt
-    rigid = RigidRods(x) if math.isinf(protocol.rigid_parts) else None
-    elastic = ElasticRods(x, protocol.rigid_parts * unit) if 0 < protocol.rigid_parts < math.inf else None
+    rigid = RigidRods(x, protocol.objects) if math.isinf(protocol.rigid_parts) else None
+    elastic = None
+    if 0 < protocol.rigid_parts < math.inf:
+        elastic = ElasticRods(x, protocol.rigid_parts * protocol.scale * dt**2, protocol.objects)
     pair_force = PairForce(system, x, np.ascontiguousarray(coupling.T) * dt**2, 0.1 * dt, protocol.clip)
+    knobs = Knobs(protocol, x, w)
 
     def force() -> np.ndarray:
         total = pair_force()
-        if protocol.field:
-            total[AXES[protocol.axis]] += protocol.field * unit
-        if protocol.trap:
-            total -= protocol.trap * unit * x
-        if protocol.drag:
-            total -= protocol.drag * unit / dt * w
+        knobs(total)
         if elastic:
             elastic.add_force(x, total)
         return total
 
     w += (0.5 if system.leapfrog else 1.0) * force()
-    for step in range(1, protocol.n_frames * protocol.every + 1):
+    first = protocol.first_step
+    for step in range(1, first + (protocol.n_frames - 1) * protocol.every + 1):
         if rigid:
             rigid.constrain(x, w)
         np.add(x, w, out=x)
         kick = force()
-        if step % protocol.every == 0:
-            frame = step // protocol.every - 1
+        frame, between = divmod(step - first, protocol.every)
+        if between == 0:
             pos_frames[:, frame] = x.transpose(2, 1, 0)
             synchronised = w + 0.5 * kick if system.leapfrog and not rigid else w
             vel_frames[:, frame] = synchronised.transpose(2, 1, 0) / dt

@@ -5,38 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from geoeq.datasets.nbody.forces import dot
-
-
-def part_ids(n_bodies: int) -> np.ndarray:
-    """Part of each body, [n]: stick (2), hinge (3), stick, hinge, ...; the rest forms a smaller part.
-
-    Example:
-        >>> part_ids(5).tolist(), part_ids(8).tolist()
-        ([0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 2, 2, 3])
-    """
-    sizes: list[int] = []
-    while sum(sizes) < n_bodies:
-        sizes.append(min(2 + len(sizes) % 2, n_bodies - sum(sizes)))
-    return np.repeat(np.arange(len(sizes)), sizes)
-
-
-def rods(n_bodies: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the rods, two arrays [R]: neighbours inside one part (a hinge turns about its middle body).
-
-    Example:
-        >>> [ends.tolist() for ends in rods(5)]
-        [[0, 2, 3], [1, 3, 4]]
-    """
-    part = part_ids(n_bodies)
-    first = np.flatnonzero(part[:-1] == part[1:])
-    return first, first + 1
+from geoeq.datasets.nbody.parts import Objects, part_sizes, rods
 
 
 class ElasticRods:
     """Adds the force -stiffness (|s| - rest) s / |s| along every rod s; arrays [3, n, S]."""
 
-    def __init__(self, positions: np.ndarray, stiffness: float) -> None:
-        self.first, self.second = rods(positions.shape[1])
+    def __init__(self, positions: np.ndarray, stiffness: float, objects: Objects = None) -> None:
+        self.first, self.second = rods(positions.shape[1], objects)
         self.stiffness = stiffness
         self.rest = self._lengths(positions[:, self.first] - positions[:, self.second])
 
@@ -63,9 +39,8 @@ class RigidRods:
     # Impulses are of order dt, and Newton's method squares the error: four rounds reach float64 precision.
     newton_rounds = 5
 
-    def __init__(self, positions: np.ndarray) -> None:
-        part = part_ids(positions.shape[1])
-        sizes = np.bincount(part)
+    def __init__(self, positions: np.ndarray, objects: Objects = None) -> None:
+        sizes = np.array(part_sizes(positions.shape[1], objects))
         starts = np.cumsum(sizes) - sizes
         self.stick, self.hinge = starts[sizes == 2], starts[sizes == 3]
         first, pivot, last = self.hinge, self.hinge + 1, self.hinge + 2

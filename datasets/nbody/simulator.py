@@ -11,6 +11,7 @@ from torch import Tensor
 from geoeq.datasets.checks import require_count
 from geoeq.datasets.nbody.forces import pair_indices
 from geoeq.datasets.nbody.integrator import Trajectories, integrate
+from geoeq.datasets.nbody.parts import part_sizes
 from geoeq.datasets.nbody.protocol import Protocol
 
 INITIAL_SPEED = 0.5
@@ -32,6 +33,10 @@ def simulate(
     rigid_parts: float = 0.0,
     axis: str = "z",
     clip: str = "component",
+    anisotropy: float = 0.0,
+    chiral: float = 0.0,
+    chiral_form: str = "triple",
+    objects: Sequence[int] | None = None,
     max_bytes: int = 2**28,
     n_threads: int | None = None,
 ) -> Trajectories:
@@ -51,7 +56,9 @@ def simulate(
         n_trajectories: number of trajectories S >= 1.
         system, n_bodies, n_steps, every, dt: what is simulated and stored, see :class:`Protocol`.
         seed: seed of the initial conditions, one integer >= 0 or several.
-        field, trap, drag, hidden_charges, rigid_parts, axis, clip: symmetry knobs, see :class:`Protocol`.
+        field, trap, drag, hidden_charges, rigid_parts, axis, clip, anisotropy, chiral, chiral_form: symmetry knobs, see
+            :class:`Protocol`.
+        objects: numbers of isolated bodies, sticks and hinges, see :class:`Protocol`.
         max_bytes: bound on the working memory of all threads together, beside the result.
         n_threads: number of threads; all cores if None.
 
@@ -68,7 +75,22 @@ def simulate(
     """
     require_count("n_trajectories", n_trajectories, 1)
     protocol = Protocol(
-        system, n_bodies, n_steps, every, dt, field, trap, drag, hidden_charges, rigid_parts, axis, clip
+        system,
+        n_bodies,
+        n_steps,
+        every,
+        dt,
+        field,
+        trap,
+        drag,
+        hidden_charges,
+        rigid_parts,
+        axis,
+        clip,
+        anisotropy,
+        chiral,
+        chiral_form,
+        objects,
     )
     pos, vel, charge, coupling = initial_conditions(n_trajectories, protocol, seed)
     return integrate(pos, vel, charge, protocol, coupling=coupling, max_bytes=max_bytes, n_threads=n_threads)
@@ -86,10 +108,13 @@ def initial_conditions(
         raise ValueError(f"seed must be an integer >= 0 or a sequence of them, got {seed!r}") from None
     # One row per trajectory in one call: the first rows are the same however many are drawn.
     rows = torch.from_numpy(generator.standard_normal((n_trajectories, 6 * n + n_signs)))
-    pos = rows[:, : 3 * n].reshape(-1, n, 3) * (n / 5) ** (1 / 3)
+    size = (n / 5) ** (1 / 3) + (0.0 if protocol.objects is None else 0.1)
+    pos = rows[:, : 3 * n].reshape(-1, n, 3) * size
     direction = rows[:, 3 * n : 6 * n].reshape(-1, n, 3)
     x, y, z = direction.unbind(-1)
     vel = direction * (INITIAL_SPEED / torch.sqrt(x * x + y * y + z * z))[..., None]
+    if protocol.objects is not None:
+        vel = _with_rods(pos, vel, protocol)
     signs = torch.where(rows[:, 6 * n :] < 0, -1.0, 1.0).to(torch.float64)
     ones = torch.ones(n_trajectories, n, 1, dtype=torch.float64)
     if protocol.system == "charged":
@@ -100,6 +125,26 @@ def initial_conditions(
     springs = torch.zeros(n_trajectories, n, n, dtype=torch.float64)
     springs[:, first, second] = springs[:, second, first] = (signs + 1.0) / 2.0
     return pos, vel, ones, springs
+
+
+def _with_rods(pos: Tensor, vel: Tensor, protocol: Protocol) -> Tensor:
+    """Velocities that keep the lengths of the rods, as published.
+
+    Both ends of a stick get the mean of their velocities along it; the ends of a hinge get that of its pivot along
+    their rods.
+    """
+    vel = vel.clone()
+    sizes = part_sizes(protocol.n_bodies, protocol.objects)
+    for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
+        pivot = start + size // 2
+        for end in (start, start + 2)[: size - 1]:
+            rod = pos[:, end] - pos[:, pivot]
+            along = rod * (((vel[:, end] - vel[:, pivot]) * rod).sum(-1) / (rod * rod).sum(-1))[:, None]
+            if size == 2:
+                along = along / 2
+                vel[:, pivot] += along
+            vel[:, end] -= along
+    return vel
 
 
 def _centred(values: Tensor) -> Tensor:

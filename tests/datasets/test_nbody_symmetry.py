@@ -1,12 +1,13 @@
 """Each knob leaves exactly the group that its documentation names, tested on the simulator itself."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from geoeq.datasets.nbody import SYSTEMS, Protocol, initial_conditions, integrate, simulate
-from geoeq.datasets.nbody.rods import part_ids, rods
+from geoeq.datasets.nbody.parts import part_ids, rods
 
 
 def rotation(axis: str | None = None) -> torch.Tensor:
@@ -43,6 +44,8 @@ ELEMENTS = {
     "rotation about z": orthogonal(rotation("z")),
     "mirror of z": orthogonal(mirror("z")),
     "mirror of x": orthogonal(mirror("x")),
+    "half turn about x": orthogonal(-mirror("x")),
+    "inversion": orthogonal(-torch.eye(3, dtype=torch.float64)),
     "translation": {"shift": SHIFT},
     "boost": {"boost": SHIFT},
     "swap 0 1": swap(0, 1),  # the ends of the stick, of different hidden class
@@ -52,7 +55,21 @@ ELEMENTS = {
 }
 KNOBS = {
     "none": ({}, set()),
-    "field": ({"field": 0.5}, {"rotation", "mirror of z"}),
+    "field": ({"field": 0.5}, {"rotation", "mirror of z", "half turn about x", "inversion"}),
+    "anisotropy": ({"anisotropy": 0.5}, {"rotation"}),
+    "chiral field": (
+        {"chiral": 0.5, "chiral_form": "field"},
+        {"rotation", "mirror of x", "half turn about x", "boost"},
+    ),
+    "chiral triple": ({"chiral": 2.0}, {"mirror of x", "mirror of z", "inversion"}),
+    "field and anisotropy": (
+        {"field": 0.3, "anisotropy": 0.5, "hidden_charges": 0.3},
+        {"rotation", "mirror of z", "half turn about x", "inversion", "swap 0 1"},
+    ),
+    "anisotropy, chiral and trap": (
+        {"anisotropy": 0.5, "chiral": 2.0, "trap": 0.2},
+        {"rotation", "mirror of x", "mirror of z", "inversion", "translation", "boost"},
+    ),
     "trap": ({"trap": 0.5}, {"translation", "boost"}),
     "drag": ({"drag": 0.5}, {"boost"}),
     "hidden_charges": ({"hidden_charges": 0.3}, {"swap 0 1"}),
@@ -96,15 +113,78 @@ def deviations(system, knob, elements) -> list[float]:
     return errors
 
 
+def keeps(left, *, linear=None, shift=None, order=None, boost=None):
+    """Whether the residual group says that it has the element."""
+    if linear is not None:
+        return left.keeps(linear)
+    if order is not None:
+        return left.keeps_order(order)
+    return left.translations if boost is None else left.boosts
+
+
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
 @pytest.mark.parametrize("knob", KNOBS)
 def test_residual_group(system, knob):
     options, broken = KNOBS[knob]
+    left = Protocol(system, **options).symmetry
     for name, error in zip(ELEMENTS, deviations(system, options, ELEMENTS.values()), strict=True):
+        assert keeps(left, **ELEMENTS[name]) == (name not in broken), name
         if name in broken:
             assert error > 1e-4, f"{knob} should break {name} of {system}"
         else:
             assert error < 1e-9, f"{knob} should keep {name} of {system}, error {error:.1e}"
+
+
+@pytest.mark.parametrize("knob", KNOBS)
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_elements_of_the_residual_group(knob, axis):
+    options = KNOBS[knob][0] | {"axis": axis}
+    left = Protocol(**options).symmetry
+    drawn = left.point.sample(4, generator=torch.Generator().manual_seed(1))
+    matrices = [*drawn, *left.point.discrete, *torch.linalg.matrix_exp(left.point.generators)]
+    assert all(left.keeps(matrix) for matrix in matrices)
+    orders = [left.nodes.sample(1)[0].argmax(1).tolist() for _ in range(3)]
+    assert all(left.keeps_order(order) for order in orders)
+    elements = [*map(orthogonal, matrices), *({"order": order} for order in orders)]
+    assert max(deviations("charged", options, elements)) < 1e-9
+    assert (left.space.n == 4) == left.translations
+
+
+@pytest.mark.parametrize(
+    ("options", "point", "space"),
+    [
+        ({}, "O(3)", "E(3)"),
+        ({"drag": 1, "rigid_parts": 2}, "O(3)", "E(3)"),
+        ({"trap": 1}, "O(3)", "O(3)"),
+        ({"chiral": 1}, "SO(3)", "SE(3)"),
+        ({"field": 1, "axis": "x"}, "O2(x)", "Union(T(3), O2(x))"),
+        ({"field": 1, "trap": 1}, "O2(z)", "O2(z)"),
+        ({"field": 1, "chiral": 1}, "SO2(z)", "Union(T(3), SO2(z))"),
+        ({"field": 1, "chiral": 1, "chiral_form": "field"}, "SO2(z)", "Union(T(3), SO2(z))"),
+        ({"anisotropy": 1}, "Union(O2(z), AxisMirror(z))", "Union(T(3), O2(z), AxisMirror(z))"),
+        ({"chiral": 1, "chiral_form": "field"}, "Union(SO2(z), AxisMirror(z))", "Union(T(3), SO2(z), AxisMirror(z))"),
+        ({"anisotropy": 1, "chiral": 1}, "Union(SO2(z), C(2, x))", "Union(T(3), SO2(z), C(2, x))"),
+        ({"anisotropy": 1, "chiral": 1, "axis": "y"}, "Union(SO2(y), C(2, z))", "Union(T(3), SO2(y), C(2, z))"),
+    ],
+)
+def test_residual_group_as_an_object(options, point, space):
+    left = Protocol(**options).symmetry
+    assert (repr(left.point), repr(left.space)) == (point, space)
+
+
+def test_permutations_that_are_left():
+    assert repr(Protocol().symmetry.nodes) == "S(5)"
+    assert repr(Protocol(hidden_charges=0.1).symmetry.nodes) == "S(5, [0, 1, 0, 1, 0])"
+    assert Protocol(n_bodies=1, hidden_charges=0.1, rigid_parts=1).symmetry.keeps_order([0])
+    stick = Protocol(n_bodies=2, rigid_parts=1)
+    assert stick.symmetry.keeps_order([1, 0])
+    assert not replace(stick, hidden_charges=0.1).symmetry.keeps_order([1, 0])
+    assert repr(replace(stick, hidden_charges=0.1).symmetry.nodes) == "S(2, [0, 1])"
+    # three isolated bodies, two sticks, a hinge: 3! ways, 2! ways to order and 2 to turn each, 2 to turn
+    left = Protocol(objects=(3, 2, 1)).symmetry
+    orders = {tuple(g.argmax(1).tolist()) for g in left.nodes.sample(4000)}
+    assert all(left.keeps_order(order) for order in orders)
+    assert len(orders) == 6 * 8 * 2
 
 
 @pytest.mark.parametrize("axis", ["x", "y", "z"])
@@ -127,9 +207,21 @@ def test_component_clip_breaks_rotations_where_it_acts():
     assert errors["component"] > 1e-4
 
 
-@pytest.mark.parametrize(("knob", "reversible"), [({}, True), ({"trap": 0.5}, True), ({"drag": 0.5}, False)])
+TIME_REVERSAL = [
+    ({}, True),
+    ({"trap": 0.5}, True),
+    ({"field": 0.5}, True),
+    ({"anisotropy": 0.5}, True),
+    ({"drag": 0.5}, False),
+    ({"chiral": 5.0}, False),
+    ({"chiral": 0.5, "chiral_form": "field"}, False),
+]
+
+
+@pytest.mark.parametrize(("knob", "reversible"), TIME_REVERSAL)
 def test_time_reversal(knob, reversible):
     protocol = Protocol("gravity", n_steps=800, every=400, **knob)
+    assert protocol.symmetry.time_reversal == reversible
     pos, vel, mass, _ = initial_conditions(5, protocol, seed=4)
     there = integrate(pos, vel, mass, protocol)
     back = integrate(there.pos[:, 0], -there.vel[:, 0], mass, protocol)
@@ -148,6 +240,32 @@ def test_knobs_have_the_documented_size():
     assert torch.allclose(gain(field=2.0, axis="y"), torch.tensor([[0.0, 2 * scale, 0.0]], dtype=torch.float64))
     assert torch.allclose(gain(trap=2.0), -2 * scale * pos[0])
     assert torch.allclose(gain(drag=2.0), -2 * scale * vel[0])
+    assert torch.equal(gain(anisotropy=2.0), 0 * vel[0])  # one body feels no interaction
+    assert torch.equal(gain(chiral=2.0), 0 * vel[0])
+    for number, axis in enumerate("xyz"):
+        along = torch.eye(3, dtype=torch.float64)[number]
+        turned = 2 * scale * torch.linalg.cross(vel[0], along.expand(1, 3))
+        assert torch.allclose(gain(chiral=2.0, chiral_form="field", axis=axis), turned, rtol=1e-3)
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_chiral_and_anisotropic_forces_are_those_documented(axis):
+    generator = torch.Generator().manual_seed(5)
+    pos, vel = torch.randn(2, 1, 4, 3, generator=generator, dtype=torch.float64) * 2
+    mass, dt = torch.ones(1, 4, 1, dtype=torch.float64), 1e-6
+
+    def force(**knob):
+        protocol = Protocol("charged", 4, n_steps=2, every=1, dt=dt, axis=axis, clip="norm", **knob)
+        return (integrate(pos, vel, mass, protocol).vel[0, 0] - vel[0]) / dt
+
+    plain, scale = force(), SYSTEMS["charged"].force_scale
+    factors = torch.tensor([1.5 if a == axis else 1.0 for a in "xyz"], dtype=torch.float64)
+    assert torch.allclose(force(anisotropy=0.5), plain * factors, atol=1e-6)
+    d, u = pos[0] - pos[0].mean(0), vel[0] - vel[0].mean(0)
+    s = (d * torch.linalg.cross(u, plain)).sum(1, keepdim=True)
+    triple = 3 * scale * s / (1 + s.abs()) * d / (1 + (d * d).sum(1, keepdim=True)).sqrt()
+    assert s.abs().min() > 1e-3
+    assert torch.allclose(force(chiral=3.0) - plain, triple, atol=1e-6)
 
 
 def test_initial_conditions_are_left_alone():
