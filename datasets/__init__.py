@@ -9,7 +9,7 @@ if __name__ == "geoeq.datasets":
     from geoeq.datasets.forecast_windows import ForecastWindows
     from geoeq.datasets.mocap import MotionCapture
     from geoeq.datasets.molecular import MolecularDynamics
-    from geoeq.datasets.nbody import NBody
+    from geoeq.datasets.nbody import LargeNBody, NBody
     from geoeq.datasets.pedestrians import Pedestrians
     from geoeq.datasets.trajectory import Trajectory
     from geoeq.datasets.vectors import CosSim, ModifiedInertia, PairDistances
@@ -19,6 +19,7 @@ if __name__ == "geoeq.datasets":
         "ChaoticSystems",
         "CosSim",
         "ForecastWindows",
+        "LargeNBody",
         "ModifiedInertia",
         "MolecularDynamics",
         "MotionCapture",

@@ -48,6 +48,15 @@ def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
+def limit_forces(force: np.ndarray, limit: float, clip: str) -> None:
+    """Keep each component, or the norm, of the forces [3, n, S] within a limit, in place."""
+    if clip == "component":
+        force.clip(-limit, limit, out=force)
+    else:
+        norm = np.sqrt(dot(force, force))
+        force *= limit / np.maximum(norm, limit)
+
+
 class PairForce:
     """Sum over j of coupling_ij (x_i - x_j) law(|x_i - x_j|), clipped; buffers are allocated once.
 
@@ -88,7 +97,7 @@ class PairForce:
         for total, force in self._reactions:
             np.subtract(total, force, out=total)
         if self.system.limited:
-            self._limit()
+            limit_forces(self.total, self.limit, self.clip)
         return self.total
 
     def _sum_actions(self) -> None:
@@ -112,10 +121,3 @@ class PairForce:
         np.multiply(cube, root, out=cube)
         np.divide(self.coupling, cube, out=cube)
         np.multiply(self.offset, cube, out=self.offset)
-
-    def _limit(self) -> None:
-        if self.clip == "component":
-            self.total.clip(-self.limit, self.limit, out=self.total)
-        else:
-            norm = np.sqrt(dot(self.total, self.total))
-            self.total *= self.limit / np.maximum(norm, self.limit)

@@ -6,13 +6,14 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from geoeq.datasets.checks import require, require_count
-from geoeq.datasets.nbody.forces import PairForce, pair_indices
+from geoeq.datasets.nbody.interaction import MOST_IN_PAIRS, effective_coupling, interaction_forces, products
 from geoeq.datasets.nbody.knobs import Knobs
 from geoeq.datasets.nbody.parts import part_ids
 from geoeq.datasets.nbody.protocol import SYSTEMS, Protocol
@@ -32,23 +33,30 @@ class Trajectories:
         vel: velocities, [S, T, n, 3].
         charge: visible charge (mass for gravity, 1 for springs), [S, n, 1].
         coupling: visible coupling of each pair, symmetric with zero diagonal, [S, n, n]: q_i q_j, or the
-            spring constant k_ij in {0, 1}.
+            spring constant k_ij in {0, 1}. Products of charges are computed on first access.
         part: part of each body (all 0 without ``rigid_parts``), [n], int64.
         times: time of each frame, [T].
+        given: the couplings, where they are not the products of the charges.
     """
 
     pos: Tensor
     vel: Tensor
     charge: Tensor
-    coupling: Tensor
     part: Tensor
     times: Tensor
+    given: Tensor | None = None
+
+    @cached_property
+    def coupling(self) -> Tensor:
+        """Documented above."""
+        return products(self.charge) if self.given is None else self.given
 
     def __len__(self) -> int:
         return self.pos.shape[0]
 
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{f.name}={list(getattr(self, f.name).shape)}" for f in fields(self))
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        shapes = ", ".join(f"{name}={list(value.shape)}" for name, value in tensors.items() if value is not None)
         return f"{type(self).__name__}({shapes})"
 
 
@@ -68,7 +76,9 @@ def integrate(
     drift, store, kick; arXiv 2102.09844); gravity is kick-drift-kick leapfrog with velocities stored at the
     time of the positions (at the last half step if the rods are rigid). Steps after the last frame are not
     computed. All arithmetic is float64, and the result of a trajectory has the same bytes whatever
-    ``max_bytes``, ``n_threads`` and the other trajectories are.
+    ``max_bytes``, ``n_threads`` and the other trajectories are. Time grows with the square of the number of bodies;
+    of more than 2000 bodies no list of pairs is made, so that memory grows with their number only, unless
+    ``coupling`` is given. Threads share trajectories, not bodies.
 
     Args:
         pos: initial positions, [S, n, 3].
@@ -105,16 +115,17 @@ def integrate(
     n_trajectories, n = pos.shape[0], protocol.n_bodies
     for name, value, width in (("pos", pos, 3), ("vel", vel, 3), ("charge", charge, 1)):
         _require_shape(name, value, (n_trajectories, n, width))
-    if coupling is None:
-        coupling = charge * charge.transpose(1, 2) * (1.0 - torch.eye(n, dtype=torch.float64))
-    coupling = torch.as_tensor(coupling).to(torch.float64)
-    _require_shape("coupling", coupling, (n_trajectories, n, n))
-    if not torch.equal(coupling, coupling.transpose(1, 2)):
-        raise ValueError("coupling must be symmetric in its last two dimensions")
-
-    width = _chunk_width(n_trajectories, n, max_bytes, n_threads)
+    if coupling is not None:
+        coupling = torch.as_tensor(coupling).to(torch.float64)
+        _require_shape("coupling", coupling, (n_trajectories, n, n))
+        if not torch.equal(coupling, coupling.transpose(1, 2)):
+            raise ValueError("coupling must be symmetric in its last two dimensions")
+    effective = effective_coupling(protocol, charge, coupling)
+    one = bytes_per_trajectory(n, in_pairs=effective.shape[1] != n)
+    narrowest = NARROWEST_CHUNK if n <= MOST_IN_PAIRS else 1
+    width, n_threads = _chunks(n_trajectories, one, max_bytes, n_threads, narrowest)
     frames = [np.empty((n_trajectories, protocol.n_frames, n, 3)) for _ in range(2)]
-    inputs = [value.numpy() for value in (pos, vel, _pair_coupling(protocol, charge, coupling))]
+    inputs = [value.numpy() for value in (pos, vel, effective)]
 
     def run(start: int) -> None:
         rows = slice(start, start + width)
@@ -126,12 +137,9 @@ def integrate(
     finite = np.isfinite(frames[0][:, -1]).all(axis=(1, 2))
     if not finite.all():
         raise ValueError(f"trajectory {int(finite.argmin())} became non-finite: bodies at one place, or dt too large")
-    part = (
-        torch.from_numpy(part_ids(n, protocol.objects)) if protocol.rigid_parts else torch.zeros(n, dtype=torch.int64)
-    )
-    times = protocol.times
+    part = torch.from_numpy(part_ids(n, protocol.objects) if protocol.rigid_parts else np.zeros(n, dtype=np.int64))
     pos_frames, vel_frames = (torch.from_numpy(values) for values in frames)
-    return Trajectories(pos_frames, vel_frames, charge, coupling, part, times)
+    return Trajectories(pos_frames, vel_frames, charge, part, protocol.times, coupling)
 
 
 def _available_cores() -> int:
@@ -144,30 +152,20 @@ def _require_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must be finite, got NaN or infinite values")
 
 
-def bytes_per_trajectory(n_bodies: int) -> int:
-    """Working memory of one trajectory beside its result."""
-    return 8 * (6 * n_bodies * (n_bodies - 1) // 2 + 18 * n_bodies)
+def bytes_per_trajectory(n_bodies: int, *, in_pairs: bool = True) -> int:
+    """Working memory of one trajectory beside its result; ``in_pairs`` says whether couplings are held in pairs."""
+    n_pairs = n_bodies * (n_bodies - 1) // 2
+    if n_bodies <= MOST_IN_PAIRS:
+        return 8 * (6 * n_pairs + 18 * n_bodies)
+    return 8 * (in_pairs * n_pairs + 50 * n_bodies)
 
 
-def _chunk_width(n_trajectories: int, n_bodies: int, max_bytes: int, n_threads: int) -> int:
-    """Trajectories in one chunk: within the cache if that is wide enough, always within max_bytes."""
-    one = bytes_per_trajectory(n_bodies)
-    affordable = max_bytes // (one * n_threads)
-    require(affordable >= 1, "max_bytes", f"at least {one * n_threads} for {n_threads} threads", max_bytes)
+def _chunks(n_trajectories: int, one: int, max_bytes: int, n_threads: int, narrowest: int) -> tuple[int, int]:
+    """Trajectories in one chunk, in the cache if that is wide enough and always within max_bytes, and threads."""
+    require(max_bytes >= one, "max_bytes", f"at least {one}, the working memory of one trajectory", max_bytes)
+    n_threads = min(n_threads, n_trajectories, max_bytes // one)
     share = math.ceil(n_trajectories / n_threads)
-    return min(affordable, share, max(NARROWEST_CHUNK, CACHE_BYTES // one))
-
-
-def _pair_coupling(protocol: Protocol, charge: Tensor, coupling: Tensor) -> Tensor:
-    """Effective coupling of each pair, [S, P], with the hidden shift that no output shows."""
-    first, second = (torch.from_numpy(index) for index in pair_indices(protocol.n_bodies))
-    hidden = protocol.hidden_charges * (1.0 - 2.0 * (torch.arange(protocol.n_bodies) % 2))
-    if protocol.system == "charged" and protocol.hidden_charges:
-        effective = charge[..., 0] + hidden
-        pairs = effective[:, first] * effective[:, second]
-    else:
-        pairs = coupling[:, first, second] * ((1.0 + hidden)[first] * (1.0 + hidden)[second])
-    return pairs * SYSTEMS[protocol.system].strength
+    return min(max_bytes // (one * n_threads), share, max(narrowest, CACHE_BYTES // one)), n_threads
 
 
 def _run_chunk(
@@ -186,11 +184,11 @@ def _run_chunk(
     elastic = None
     if 0 < protocol.rigid_parts < math.inf:
         elastic = ElasticRods(x, protocol.rigid_parts * protocol.scale * dt**2, protocol.objects)
-    pair_force = PairForce(system, x, np.ascontiguousarray(coupling.T) * dt**2, 0.1 * dt, protocol.clip)
+    interaction = interaction_forces(protocol, x, np.ascontiguousarray(coupling.T))
     knobs = Knobs(protocol, x, w)
 
     def force() -> np.ndarray:
-        total = pair_force()
+        total = interaction()
         knobs(total)
         if elastic:
             elastic.add_force(x, total)
