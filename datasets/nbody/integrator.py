@@ -183,7 +183,7 @@ def _run_chunk(
     rigid = RigidRods(x, protocol.objects) if math.isinf(protocol.rigid_parts) else None
     elastic = None
     if 0 < protocol.rigid_parts < math.inf:
-        elastic = ElasticRods(x, protocol.rigid_parts * protocol.scale * dt**2, protocol.objects)
+        elastic = ElasticRods(x, protocol.rigid_parts * (protocol.scale * dt**2), protocol.objects)
     interaction = interaction_forces(protocol, x, np.ascontiguousarray(coupling.T))
     knobs = Knobs(protocol, x, w)
 
