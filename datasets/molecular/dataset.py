@@ -118,7 +118,7 @@ class MolecularDynamics(RaggedGraphs):
             protocol = PROTOCOLS[protocol]
         if sizes is not None:
             require_counts("sizes", sizes, 3, minimum=1)
-            protocol = replace(protocol, sizes=(sizes[0], sizes[1], sizes[2]))
+            protocol = replace(protocol, sizes=tuple(sizes))
         require_count("seed", seed, 0)
         require(radius is None or (radius > 0 and math.isfinite(radius)), "radius", "positive or None", radius)
         dtype_name = str(dtype).removeprefix("torch.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -36,17 +37,18 @@ class MolecularProtocol:
     """
 
     past: int = 1
-    future: tuple[int, ...] = (3000,)
+    future: Sequence[int] = (3000,)
     every: int = 1
     hydrogen: bool = False
     hops: int = 2
     split: str = "random"
-    sizes: tuple[int | None, int | None, int | None] = (500, 2000, 2000)
+    sizes: Sequence[int | None] = (500, 2000, 2000)
     margin: int = 10000
 
     def __post_init__(self) -> None:
         for name, least in (("past", 1), ("every", 1), ("hops", 1), ("margin", 0)):
             require_count(name, getattr(self, name), least)
+        require(isinstance(self.future, Sequence), "future", "rising numbers of frames from 1", self.future)
         for step in self.future:
             require_count("future", step, 1)
         rising = len(self.future) > 0 and all(a < b for a, b in pairwise(self.future))
@@ -54,7 +56,8 @@ class MolecularProtocol:
         ahead = self.past > 1 or self.future[0] > 1
         require(ahead, "future", "2 or more with past=1, whose velocity looks one frame ahead", self.future)
         require_choice("split", self.split, ("random", "time"))
-        require(len(self.sizes) == 3, "sizes", "three numbers or None", self.sizes)
+        three = isinstance(self.sizes, Sequence) and len(self.sizes) == 3
+        require(three, "sizes", "three numbers or None", self.sizes)
         for size in self.sizes:
             if size is not None:
                 require_count("sizes", size, 1)

@@ -58,6 +58,9 @@ class NBody(EqualGraphs):
         force_reload: simulate again even if the file is there.
         log: say on stderr what was simulated and how long it took.
 
+    Attributes:
+        protocol: what was simulated; ``protocol.symmetry`` is the group that its knobs leave.
+
     Raises:
         ValueError: one line for a wrong argument, a damaged file or a folder that cannot be written.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import importlib
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -236,6 +236,8 @@ def test_wrong_arguments_are_named(ethanol, tmp_path):
     [
         ({"past": 0}, "past must be an integer >= 1"),
         ({"future": ()}, "future must be rising"),
+        ({"future": 30}, "future must be rising"),
+        ({"sizes": 500}, "sizes must be three numbers"),
         ({"future": (3, 2)}, "future must be rising"),
         ({"future": (1, 5)}, "future must be 2 or more with past=1, whose velocity looks one frame ahead"),
         ({"split": "even"}, "split must be one of"),
@@ -268,9 +270,12 @@ def test_without_the_optional_package_the_error_names_the_extra(monkeypatch, tmp
     monkeypatch.setitem(sys.modules, "MDAnalysis", None)
     with pytest.raises(ImportError, match=r"MDAnalysis is not installed; pip install 'geoeq\[data\]'"):
         read_trajectory(path)
-    for name in [name for name in sys.modules if name.startswith("geoeq.datasets.molecular")]:
-        monkeypatch.delitem(sys.modules, name)
-    importlib.import_module("geoeq.datasets.molecular")  # and without it the rest is there
+
+
+def test_optional_packages_are_imported_only_when_they_are_used():
+    program = "import sys, geoeq.datasets; print(sorted({'MDAnalysis', 'dysts'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.fixture
