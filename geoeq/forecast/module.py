@@ -34,6 +34,8 @@ class ForecastModule(LightningModule):
         lr: learning rate of Adam.
         weight_decay: its coupled weight decay.
         cosine: whether the learning rate falls to 0 along half a cosine over the training.
+        proximal: whether the penalties are a step of their own, exact at any strength, or a term of the loss, as
+            published in arXiv 2306.00356.
     """
 
     def __init__(
@@ -44,12 +46,13 @@ class ForecastModule(LightningModule):
         lr: float = 5e-4,
         weight_decay: float = 1e-12,
         cosine: bool = False,
+        proximal: bool = True,
     ) -> None:
         super().__init__()
         if not lr > 0:
             raise ValueError(f"lr must be positive, got {lr}")
         self.model = model
-        self.lr, self.weight_decay, self.cosine = lr, weight_decay, cosine
+        self.lr, self.weight_decay, self.cosine, self.proximal = lr, weight_decay, cosine, proximal
         self.groups = {name: parse(text) for name, text in (symmetries or {}).items()}
         typed = [m for m in model.modules() if hasattr(m, "typed_maps")]
         self.soften = bool(self.groups) and any(getattr(m, "mode", None) == "soft" for m in typed)
@@ -87,6 +90,8 @@ class ForecastModule(LightningModule):
         loss = self._loss(batch)
         self._last = (loss.detach(), batch.num_graphs, batch.y.numel() // max(batch.num_graphs, 1))
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=batch.num_graphs)
+        if self.soften and self.soft is not None and not self.proximal:
+            return loss + self.soft.penalty()
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -96,7 +101,7 @@ class ForecastModule(LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.soften and self.soft is not None:
+        if self.soften and self.soft is not None and self.proximal:
             self.soft.prox_step(optimizer.optimizer)
 
     def on_train_epoch_end(self) -> None:

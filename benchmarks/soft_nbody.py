@@ -1,0 +1,180 @@
+"""Every way to treat symmetry on charged bodies with one knob turned: the same network, data, steps and selection.
+
+    python benchmarks/soft_nbody.py run --output runs/soft-nbody.jsonl
+    python benchmarks/soft_nbody.py report --output runs/soft-nbody.jsonl
+
+The network is the TypedMPNN of configs/nbody.yaml with identities of nodes and of pairs of them, so that it can break
+every candidate. Rows are added to a file as they come, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from geoeq.forecast.command import quieten
+from geoeq.forecast.datamodule import NBodyData
+from geoeq.forecast.module import ForecastModule
+from geoeq.groups import parse
+from geoeq.layers import TypedLinear, TypedMPNN
+from geoeq.soft import Evidence, Fixed, OneShot, Resilient, Tuner
+
+SYMMETRIES = {
+    "rotation": "O(3)",
+    "about z": "O2(z)",
+    "translation": "T(3)",
+    "permutation": "S(5)",
+    "parity classes": "S(5, classes=[0, 1, 0, 1, 0])",
+    "rod classes": "S(5, classes=[0, 0, 1, 2, 1])",
+}
+PLACES = ("permutation", "parity classes", "rod classes")
+# name of the task: the knob that is turned, and the candidates that stay true
+TASKS: dict[str, tuple[dict[str, float], tuple[str, ...]]] = {
+    "no knob": ({}, tuple(SYMMETRIES)),
+    "field 2": ({"field": 2.0}, ("about z", "translation", *PLACES)),
+    "trap 1": ({"trap": 1.0}, ("rotation", "about z", *PLACES)),
+    "hidden charges 1": ({"hidden_charges": 1.0}, ("rotation", "about z", "translation", "parity classes")),
+    "rods 30": ({"rigid_parts": 30.0}, ("rotation", "about z", "translation", "rod classes")),
+}
+
+
+class Method(NamedTuple):
+    """One way to treat symmetry: the mode of the linear maps, the tuner, and whether penalties are a step."""
+
+    mode: str
+    tuner: Callable[[], Tuner] | None = None
+    proximal: bool = True
+    start_free: bool = False
+
+
+METHODS = {
+    "free": Method("free"),
+    "exact": Method("exact"),
+    "oracle": Method("exact"),
+    # W = P A + B with squared norms of 1e-5 A and 1 B is the prior of a penalty 2 on what all candidates forbid
+    "RPP": Method("soft", lambda: Fixed(2.0), proximal=False),
+    "PER": Method("soft", lambda: OneShot(5.0, gamma=5.0, at=0.2), proximal=False, start_free=True),
+    "Evidence": Method("soft", Evidence),
+    "Resilient": Method("soft", Resilient),
+}
+
+
+def network(method: str, true: Sequence[str]) -> TypedMPNN:
+    """The network of a method; the oracle is exact for the ``true`` candidates."""
+    way = METHODS[method]
+    mode = "free" if way.start_free or method == "oracle" else way.mode
+    model = TypedMPNN("32x0e + 8x1o", 3, mode=mode, n_nodes=5, pairs=True)
+    for layer in model.modules():
+        if isinstance(layer, TypedLinear):
+            layer.mode = way.mode if method != "oracle" else "free"
+            if method == "oracle":
+                layer.constrain([parse(SYMMETRIES[name]) for name in true])
+                layer.reset_parameters()
+    return model
+
+
+def run(task: str, method: str, seed: int, root: str, epochs: int) -> dict[str, Any]:
+    """One training; what is returned can be written as JSON."""
+    start = time.perf_counter()
+    seed_everything(seed, verbose=False)
+    knobs, true = TASKS[task]
+    way = METHODS[method]
+    data = NBodyData(root, batch_size=100, shuffle_seed=seed, system="charged", frames=[0, 10], log=False, **knobs)
+    module = ForecastModule(
+        network(method, true),
+        SYMMETRIES,
+        way.tuner() if way.tuner else None,
+        lr=1e-3,
+        weight_decay=0.0,
+        cosine=True,
+        proximal=way.proximal,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        best = ModelCheckpoint(folder, monitor="val_loss")
+        trainer = Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            logger=False,
+            callbacks=[best],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        trainer.fit(module, data)
+        (result,) = trainer.test(module, data, ckpt_path="best", verbose=False)
+    levels = module.levels()
+    return {
+        "task": task,
+        "method": method,
+        "seed": seed,
+        "test": result["test_mse"],
+        "levels": levels.overall(),
+        "errors": dict(levels.functional),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file; none if it is not there."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Test error of each method on each task, mean and standard deviation over seeds, and Evidence's margin."""
+    methods = [m for m in METHODS if any(row["method"] == m for row in rows)]
+    lines = [f"| task | {' | '.join(methods)} |", "|---" * (1 + len(methods)) + "|"]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        cells = []
+        for method in methods:
+            errors = {row["seed"]: row["test"] for row in rows if (row["task"], row["method"]) == (task, method)}
+            own = {row["seed"]: row["test"] for row in rows if (row["task"], row["method"]) == (task, "Evidence")}
+            gaps = [errors[seed] - own[seed] for seed in errors if seed in own]
+            cell = f"{1e3 * statistics.fmean(errors.values()):.2f}" if errors else ""
+            if len(gaps) > 1 and method != "Evidence":
+                cell += (
+                    f" ({1e3 * statistics.fmean(gaps):+.2f} ± {1e3 * statistics.stdev(gaps) / len(gaps) ** 0.5:.2f})"
+                )
+            cells.append(cell)
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--root", default="data/nbody")
+    parser.add_argument("--output", type=Path, default=Path("runs/soft-nbody.jsonl"))
+    args = parser.parse_args()
+    if args.command == "report":
+        print(table(read(args.output)))
+        return
+    torch.set_num_threads(1)
+    quieten()
+    known = {(row["task"], row["method"], row["seed"]) for row in read(args.output)}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    for seed in args.seeds:
+        for task in args.tasks:
+            for method in args.methods:
+                if (task, method, seed) not in known:
+                    row = run(task, method, seed, args.root, args.epochs)
+                    with args.output.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+                    print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
