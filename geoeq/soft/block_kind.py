@@ -157,15 +157,15 @@ class TiedEntries(_Constants):
 
     def shrunk(self, rows: Tensor, step: TiedStep, *, centred: bool) -> Tensor:
         """``rows [blocks, R]`` after the step; ``centred`` on the offset, unless they are gradients."""
-        affine = centred and self.affine
-        inner = rows - self.offset if affine else rows
+        inner = rows - self.offset if centred and self.affine else rows
         if step.vectors.dim() == 2:
             moved = ((inner @ step.vectors).mul_(step.share)) @ step.vectors.T
         else:
             parts = zip(inner.split(step.counts), step.share.split(step.counts), step.vectors, strict=True)
             moved = torch.cat([((part @ own) * share) @ own.T for part, share, own in parts])
-        moved = torch.addcmul(moved, inner, step.keep)
-        return moved + self.offset if affine else moved
+        if inner is rows:
+            return torch.addcmul(moved, rows, step.keep)
+        return rows + torch.addcmul(moved, inner, step.keep - 1.0)  # nothing moves nothing, to the last bit
 
     def keeps_elementwise(self, held: Tensor) -> bool:
         """Whether elementwise odd functions map what the terms ``held [terms]`` leave into itself."""
@@ -173,7 +173,7 @@ class TiedEntries(_Constants):
         if key not in self._kept:
             frame, forbidden = self.masters["frame"], self.masters["forbidden"]
             inside = frame[:, forbidden[held.cpu()].any(0)]
-            some = torch.linspace(0.3, 1.7, len(frame), dtype=frame.dtype)
+            some = (torch.arange(len(frame), dtype=frame.dtype) + 0.5).sqrt()  # no symmetry of its own
             left = some - inside @ (inside.T @ some)
             leak = (inside.T @ left**3).abs().max() if inside.shape[1] else 0.0
             self._kept[key] = self.orthonormal and not self.affine and bool(leak < ALIGNED)

@@ -76,6 +76,41 @@ def test_a_field_along_z_breaks_rotations_but_not_those_about_z():
     assert strengths["rotation"] < 1 < strengths["about z"]
 
 
+def test_what_the_data_would_lose_is_known_although_coordinates_act_together():
+    """Eight inputs that are nearly one: the diagonal of the curvature sees an eighth of what they do together."""
+    torch.manual_seed(0)
+    n, layer = 3000, TypedLinear("8x0e", "1x1o", bias=False, mode="soft")
+    x = torch.randn(n, 1) + 0.1 * torch.randn(n, 8)
+    y = x[:, :1] * torch.tensor([0.0, 0.0, 0.5]) + 0.1 * torch.randn(n, 3)
+    tuner = Evidence(window=100, every=1)
+    soft = SoftEquivariance({"rotation": O(3)}, tuner)
+    soft.attach(layer)
+    tuner.open.fill_(1.0)
+    with torch.no_grad():
+        layer.weight[2] = 0.5 / 8
+    for _ in range(400):
+        index = torch.randint(n, (30,))
+        layer.zero_grad()
+        loss = (layer(x[index]) - y[index]).square().mean()
+        loss.backward()
+        tuner.observe(soft.bank, soft._gradients(), loss.detach(), 30, 3)
+    kappa = tuner._scales(n)[0]
+    lost = float(y.square().mean() - (layer(x) - y).square().mean())
+    predicted = float(tuner._loss_without(soft.bank, n)) * 24 / (2 * n * kappa)
+    assert predicted == pytest.approx(lost, rel=0.3)
+    ratio = float(tuner.pull(soft.bank, n)[0])
+    assert ratio * 24 / (2 * n * kappa) < lost / 4
+
+
+def test_a_weight_that_carries_much_is_not_called_back_when_its_coordinates_look_small():
+    soft = train(TypedLinear(REP, "4x1o", mode="soft"), along_z(0.3))
+    assert bool(soft.tuner.open.any())
+    strengths = soft.strengths.clone()
+    for _ in range(5):
+        soft.tune(1.0, 600)
+    assert torch.equal(strengths < soft.tuner.held, soft.strengths < soft.tuner.held)
+
+
 def test_a_push_across_breaks_both_rotations():
     levels, _ = fit(across)
     assert levels["rotation"] > 0.2
