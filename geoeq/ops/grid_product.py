@@ -16,7 +16,7 @@ from geoeq.ops.sphere_transform import Transform, Values, evaluate, multiply, pr
 __all__ = ["grid_product"]
 
 # Bytes of grid values worked on at once: on a CPU they stay in its cache, on a GPU they bound the peak memory.
-CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}
+CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28}
 
 
 def grid_product(transforms: tuple[Transform, ...], *factors: Tensor) -> Tensor:
@@ -90,13 +90,19 @@ class _Workspace:
     ) -> None:
         n_parts, points, width = len(transforms[0].tables), len(transforms[0].tables[0]), rows * channels
         sizes = [max(t.dim for t in transforms) * width, *[points * width] * n_parts * (len(transforms) + 2)]
+        self.n_bytes = sum(sizes) * like.element_size()
         first, *rest = _memory(sum(sizes), like).split(sizes)
         self.transforms = transforms
-        self.tables = [[table.expand(rows, -1, -1) for table in t.tables] for t in transforms]
+        self.whole = transforms[0].order is None
+        # A whole grid is one matrix product for each row, as the features lie. Grades are taken apart row by row of a
+        # table, which puts the components first; then one product serves all rows.
+        self.tables = [[table.expand(rows, -1, -1) if self.whole else table for table in t.tables] for t in transforms]
         self.transposed = [[table.mT for table in tables] for tables in self.tables]
-        self.sorted = [first[: t.dim * width].view(rows, t.dim, channels) for t in transforms]
-        self.parts = [s.split([table.shape[1] for table in t.tables], 1) for s, t in zip(self.sorted, transforms)]
-        buffers = [part.view(rows, points, channels) for part in rest]
+        self.sorted = [first[: t.dim * width].view(t.dim, rows, channels) for t in transforms]
+        self.parts = [
+            s.view(-1, width).split([table.shape[1] for table in t.tables]) for s, t in zip(self.sorted, transforms)
+        ]
+        buffers = [part.view(rows, points, channels) if self.whole else part.view(points, width) for part in rest]
         *self.values, self.product, self.spare = zip(*[iter(buffers)] * n_parts)
         if consume and n_parts == 1:  # less memory in use, and a product of whole values may overwrite a factor
             self.product = self.spare = self.values[1]
@@ -106,9 +112,9 @@ class _Workspace:
         if order is None:
             torch.bmm(self.tables[i][0], x, out=values[0])
             return values
-        torch.index_select(x, 1, order, out=self.sorted[i])
+        torch.index_select(x.transpose(0, 1), 0, order, out=self.sorted[i])
         for table, part, value in zip(self.tables[i], self.parts[i], values):
-            torch.bmm(table, part, out=value)
+            torch.mm(table, part, out=value)
         return values
 
     def project(self, i: int, factors: list[Values], result: Tensor) -> None:
@@ -121,8 +127,8 @@ class _Workspace:
             torch.bmm(self.transposed[i][0], product[0], out=result)
             return
         for table, value, part in zip(self.transposed[i], product, self.parts[i]):
-            torch.bmm(table, value, out=part)
-        torch.index_select(self.sorted[i], 1, inverse, out=result)
+            torch.mm(table, value, out=part)
+        torch.index_select(self.sorted[i].transpose(0, 1), 1, inverse, out=result)
 
 
 def _multiply(f: Values, g: Values, out: Values) -> Values:
@@ -135,16 +141,35 @@ def _multiply(f: Values, g: Values, out: Values) -> Values:
 
 
 _kept = threading.local()
+MOST_KEPT = 16  # workspaces of a thread, all views of the same memory
+MOST_BYTES_KEPT = 1 << 24
+
+
+def _workspace(transforms: tuple[Transform, ...], rows: int, channels: int, like: Tensor, consume: bool) -> _Workspace:
+    """A workspace; on a CPU each thread keeps some, whose making would cost as much as the arithmetic of few rows."""
+    if like.device.type != "cpu":
+        return _Workspace(transforms, rows, channels, like, consume)
+    key = (*map(id, transforms), rows, channels, like.dtype, consume)  # what is kept holds on to its transforms
+    spaces = _kept.__dict__.setdefault("spaces", {})
+    if key in spaces:
+        return spaces[key]
+    with torch.inference_mode(False), torch.no_grad():
+        space = _Workspace(transforms, rows, channels, like, consume)
+    if space.n_bytes <= MOST_BYTES_KEPT:
+        while len(spaces) >= MOST_KEPT:
+            del spaces[next(iter(spaces))]
+        spaces[key] = space
+    return space
 
 
 def _memory(size: int, like: Tensor) -> Tensor:
     """Memory for ``size`` numbers; on a CPU each thread keeps its own, as fresh pages cost more than the arithmetic."""
     n_bytes = size * like.element_size()
-    if like.device.type != "cpu" or n_bytes > 4 * CHUNK_BYTES["cpu"]:
+    if like.device.type != "cpu" or n_bytes > MOST_BYTES_KEPT:
         return like.new_empty(size)
     if getattr(_kept, "memory", None) is None or len(_kept.memory) < n_bytes:
-        with torch.inference_mode(False):
-            _kept.memory = torch.empty(n_bytes, dtype=torch.uint8)
+        _kept.memory = torch.empty(n_bytes, dtype=torch.uint8)
+        _kept.spaces.clear()  # they are views of the memory before
     return _kept.memory[:n_bytes].view(like.dtype)
 
 
@@ -159,8 +184,8 @@ def _chunks(
     row_bytes = numbers * like.element_size()
     n_chunks = min(rows, -(-rows * row_bytes // CHUNK_BYTES["cpu" if like.device.type == "cpu" else "cuda"]))
     step = -(-rows // n_chunks)
-    space = _Workspace(transforms, step, channels, like, consume)
+    space = _workspace(transforms, step, channels, like, consume)
     for start in range(0, rows, step):
         if rows - start < step:
-            space = _Workspace(transforms, rows - start, channels, like, consume)
+            space = _workspace(transforms, rows - start, channels, like, consume)
         yield slice(start, start + step), space
