@@ -4,11 +4,12 @@ from geoeq.ops.backends import use_backend
 from geoeq.ops.edge_mlp_scatter import EdgeMLPWeights, edge_mlp_scatter
 from geoeq.ops.eigh3 import eigh3
 from geoeq.ops.gather_mul_scatter import gather_mul_scatter
-from geoeq.ops.gaunt_product import gaunt_product, gaunt_product_many, product_route
+from geoeq.ops.gaunt_product import gaunt_product, gaunt_product_many
 from geoeq.ops.kabsch import kabsch, kabsch_graphs, superposed_rmsd
 from geoeq.ops.neighbour_graph import edge_vectors, knn_graph, radius_graph
 from geoeq.ops.neighbours import Neighbours, neighbours
 from geoeq.ops.polar3 import polar3
+from geoeq.ops.product_route import product_route
 from geoeq.ops.scatter import (
     scatter,
     scatter_max,

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from geoeq.ops.channelwise_product import ChannelwiseProduct
 from geoeq.ops.grid_product import grid_product
-from geoeq.ops.sphere_transform import (
-    Transform,
-    bracket_transforms,
-    evaluate,
-    multiply,
-    product_transforms,
-    project,
-)
+from geoeq.ops.product_route import ROUTES, product_plan, product_route
+from geoeq.ops.sphere_transform import Transform, bracket_transforms, product_transforms
+from geoeq.ops.tensor_product_code import parse_plan
 
-__all__ = ["gaunt_product", "gaunt_product_many", "product_route"]
-
-GAUNT_FROM = {"even": 5, "all": 6}  # degree from which the grid is the faster way, see product_route
-# A compiler is given products of at most so many terms as sums: 83 at degree 2. It would take minutes over many more.
-LARGEST_UNROLLED = 150
+__all__ = ["gaunt_product", "gaunt_product_many"]
 
 
 def gaunt_product(
@@ -35,6 +28,7 @@ def gaunt_product(
     *,
     complete: bool = False,
     normalization: str = "integral",
+    route: str | None = None,
 ) -> Tensor:
     r"""Product of functions on the sphere, channel by channel, in spherical harmonics.
 
@@ -52,7 +46,8 @@ def gaunt_product(
     :math:`\sqrt{l_1(l_1+1)\, l_2(l_2+1)}` and the 3j symbol :math:`(l_1\ l_2\ l_3;\ 1\ {-1}\ 0)`.
 
     The functions are sampled on an exact quadrature rule, on large ones at one point of each opposite pair; nothing
-    but x and y is kept for the backward pass. Under ``torch.compile`` products of low degree become plain sums.
+    but x and y is kept for the backward pass. Where :func:`~geoeq.ops.product_route` finds them faster, sums over
+    the Clebsch-Gordan constants take the place of the grid: under ``torch.compile`` up to degree 3.
 
     Args:
         x: [rows, (lmax1 + 1)^2, C], in e3nn's order.
@@ -63,12 +58,13 @@ def gaunt_product(
         complete: also compute the bracket.
         normalization: of the spherical harmonics, ``"integral"`` or ``"component"``; with the latter the factor
             is :math:`\sqrt{4 \pi}` times larger, and a coefficient 1 of degree 0 is the constant function 1.
+        route: ``"gaunt"``, the grid, or ``"clebsch_gordan"``, sums; None: the faster one by measurement.
 
     Returns:
         [rows, (lmax_out + 1)^2, C], or [rows, (lmax_out + 1)^2, 2 C] if ``complete``: the product, then the bracket.
 
     Raises:
-        ValueError: a shape does not fit its degree, or x and y differ in rows, channels or device.
+        ValueError: a shape does not fit its degree, x and y differ in rows, channels or device, or an unknown route.
 
     Symmetry: O(3). Inputs of parity (-1)^l give a product of parity (-1)^l and a bracket of parity -(-1)^l;
     relative error below 1e-14 in float64 and 2e-6 in float32 up to degree 8.
@@ -81,11 +77,13 @@ def gaunt_product(
     >>> gaunt_product(x, y, 2, 1, 2, complete=True).shape
     torch.Size([5, 9, 32])
     """
+    if route not in (None, *ROUTES):
+        raise ValueError(f"route must be one of {list(ROUTES)} or None, got {route!r}")
     lmaxs = (lmax1, lmax2)
-    product = _product((x, y), lmaxs, lmax_out, normalization)
+    product = _product((x, y), lmaxs, lmax_out, normalization, route=route)
     if not complete:
         return product
-    return torch.cat([product, _product((x, y), lmaxs, lmax_out, normalization, bracket=True)], -1)
+    return torch.cat([product, _product((x, y), lmaxs, lmax_out, normalization, route=route, bracket=True)], -1)
 
 
 def gaunt_product_many(
@@ -118,48 +116,13 @@ def gaunt_product_many(
     return _product(tuple(factors), tuple(lmaxs), lmax_out, normalization)
 
 
-def product_route(lmax: int, paths: str = "even", *, crossing: int | None = None) -> str:
-    """The faster way to a channelwise product of degrees up to ``lmax``: Clebsch-Gordan sums or the grid.
-
-    Measured on one AVX-512 core in float32 with 64 channels, both ways written in C: unrolled sums, which allow a
-    weight for each path, against the grid, ms for equal work.
-
-    ====  ==================  ====  =================  =================
-    lmax  even paths, sums    grid  all paths, sums    grid and bracket
-    ====  ==================  ====  =================  =================
-    2     0.04                0.14  0.09               0.43
-    3     0.08                0.15  0.16               0.44
-    4     0.30                0.38  0.57               1.1
-    6     1.26                0.71  2.2                2.1
-    ====  ==================  ====  =================  =================
-
-    The last column is estimated as three times the grid's, which is how many transforms it takes.
-
-    Args:
-        lmax: highest degree of inputs and output.
-        paths: ``"even"``, those of even l1 + l2 + l3, or ``"all"``, which takes the bracket.
-        crossing: degree from which the grid is chosen, in place of the measured one.
-
-    Returns:
-        ``"clebsch_gordan"`` or ``"gaunt"``.
-
-    Raises:
-        ValueError: unknown ``paths``.
-
-    >>> product_route(2), product_route(6), product_route(2, crossing=0)
-    ('clebsch_gordan', 'gaunt', 'gaunt')
-    """
-    if paths not in GAUNT_FROM:
-        raise ValueError(f"paths must be 'even' or 'all', got {paths!r}")
-    return "gaunt" if lmax >= (GAUNT_FROM[paths] if crossing is None else crossing) else "clebsch_gordan"
-
-
 def _product(
     factors: tuple[Tensor, ...],
     lmaxs: tuple[int, ...],
     lmax_out: int,
     normalization: str,
     *,
+    route: str | None = None,
     bracket: bool = False,
 ) -> Tensor:
     # A degree that changed between calls reaches a compiler as a symbol; tables need the number, which range asks for.
@@ -169,15 +132,14 @@ def _product(
     # Half precision would lose digits in every sum.
     inner = dtype if dtype == torch.float64 else torch.float32
     factors = tuple(factor.to(inner) for factor in factors)
-    if len(factors) == 2 and torch.compiler.is_compiling():
-        terms = _terms(bracket, lmaxs, lmax_out, normalization)
-        if len(terms) <= LARGEST_UNROLLED:
-            return _unrolled(terms, (lmax_out + 1) ** 2, *factors).to(dtype)
-    transforms = _transforms(bracket, lmaxs, lmax_out, normalization, inner, factors[0].device)
-    if torch.is_autocast_enabled(factors[0].device.type):
-        with torch.autocast(factors[0].device.type, enabled=False):
-            return grid_product(transforms, *factors).to(dtype)
-    return grid_product(transforms, *factors).to(dtype)
+    if route is None:
+        compiled = torch.compiler.is_compiling()
+        route = product_route(max(*lmaxs, lmax_out), "odd" if bracket else "even", compiled=compiled)
+    with _full_precision(factors[0]):
+        if len(factors) == 2 and route == "clebsch_gordan":
+            return _sums(_plan(bracket, lmaxs, lmax_out, normalization), *factors).to(dtype)
+        transforms = _transforms(bracket, lmaxs, lmax_out, normalization, inner, factors[0].device)
+        return grid_product(transforms, *factors).to(dtype)
 
 
 @torch.compiler.assume_constant_result
@@ -187,28 +149,30 @@ def _transforms(bracket: bool, *arguments: Any) -> tuple[Transform, ...]:
 
 
 @torch.compiler.assume_constant_result
-def _terms(
-    bracket: bool, lmaxs: tuple[int, int], lmax_out: int, normalization: str
-) -> tuple[tuple[int, int, int, float], ...]:
-    """The non-zero coefficients as (k, i, j, c): the output is z_k = sum of c x_i y_j."""
-    transforms = _transforms(bracket, lmaxs, lmax_out, normalization, torch.float64, torch.device("cpu"))
-    if sum((lmax + 1) ** 2 for lmax in (*lmaxs, lmax_out)) > 40:  # certain to be too many; do not count them
-        return ((0, 0, 0, 0.0),) * (LARGEST_UNROLLED + 1)
-    one_hot = [torch.eye((lmax + 1) ** 2, dtype=torch.float64)[..., None] for lmax in lmaxs]
-    f, g = (evaluate(transform, x) for transform, x in zip(transforms[1:], one_hot))
-    columns = [project(transforms[0], multiply(f, tuple(part[j : j + 1] for part in g))) for j in range(len(g[0]))]
-    table = torch.cat(columns, 2)  # [K1, K_out, K2]
-    return tuple((k, i, j, table[i, k, j].item()) for i, k, j in (table.abs() > 1e-12).nonzero().tolist())
+def _plan(bracket: bool, lmaxs: tuple[int, int], lmax_out: int, normalization: str) -> str:
+    plan = product_plan(bracket, lmaxs, lmax_out, normalization).text
+    _channelwise(plan)  # while no tracer is at work
+    return plan
 
 
-def _unrolled(terms: tuple[tuple[int, int, int, float], ...], n_out: int, x: Tensor, y: Tensor) -> Tensor:
-    """The product as one sum for each coefficient, which a compiler fuses into one loop."""
-    xs, ys = x.unbind(1), y.unbind(1)
-    sums: list[Tensor | None] = [None] * n_out
-    for k, i, j, c in terms:
-        term, so_far = c * (xs[i] * ys[j]), sums[k]
-        sums[k] = term if so_far is None else so_far + term
-    return torch.stack([torch.zeros_like(xs[0]) if total is None else total for total in sums], 1)
+def _sums(plan: str, x: Tensor, y: Tensor) -> Tensor:
+    return _traced(plan, x, y) if torch.compiler.is_compiling() else _channelwise(plan)(x, y, None, unroll=False)
+
+
+@torch.compiler.allow_in_graph
+def _traced(plan: str, x: Tensor, y: Tensor) -> Tensor:
+    return _channelwise(plan)(x, y, None, unroll=True)
+
+
+@cache
+def _channelwise(plan: str) -> ChannelwiseProduct:
+    return ChannelwiseProduct(parse_plan(plan))
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast would lose digits in every sum."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _check(factors: tuple[Tensor, ...], lmaxs: tuple[int, ...], lmax_out: int) -> None:

@@ -1,6 +1,7 @@
 """geoeq.ops.gaunt_product against Clebsch-Gordan sums, on both kinds of grid, and under torch's transforms."""
 
 import math
+import threading
 from importlib import import_module
 from itertools import product as pairs
 from shutil import which
@@ -13,10 +14,12 @@ import geoeq.ops.sphere_transform as transform_module
 from geoeq.groups import O
 from geoeq.ops import gaunt_product, gaunt_product_many, product_route
 from geoeq.ops.grid_product import CHUNK_BYTES
+from geoeq.ops.product_route import product_plan
 from geoeq.ops.sphere import quadrature, spherical_harmonics
 
 F64 = torch.float64
 NEEDS_COMPILER = pytest.mark.skipif(not (which("g++") or which("c++")), reason="inductor needs a C++ compiler")
+grid_module = import_module("geoeq.ops.grid_product")
 gaunt_module = import_module("geoeq.ops.gaunt_product")  # the package's attribute of this name is the function
 
 
@@ -279,6 +282,20 @@ def test_results_of_several_calls_do_not_share_memory(grid):
     assert torch.equal(first, copy)
 
 
+def test_kept_buffers_serve_calls_of_any_size(grid, monkeypatch):
+    """Small, large and small again, more sizes than are kept, and one too large to be kept."""
+    monkeypatch.setattr(grid_module, "MOST_KEPT", 2)
+    monkeypatch.setattr(grid_module, "MOST_BYTES_KEPT", 1 << 16)
+    monkeypatch.setattr(grid_module, "_kept", threading.local())
+    wanted = {rows: (features(2, rows=rows), features(2, rows=rows)) for rows in (1, 30, 1, 2, 3, 200, 1)}
+    for rows in (1, 30, 1, 2, 3, 200, 1):
+        x, y = wanted[rows]
+        got = gaunt_product(x, y, 2, 2, 2)
+        torch.testing.assert_close(got[-1:], gaunt_product(x[-1:], y[-1:], 2, 2, 2))
+        assert len(grid_module._kept.spaces) <= 2
+        assert all(space.n_bytes <= 1 << 16 for space in grid_module._kept.spaces.values())
+
+
 @pytest.mark.parametrize(("rows", "channels"), [(0, 3), (3, 0), (0, 0)])
 def test_empty(rows, channels, grid):
     x, y = (features(2, rows=rows, channels=channels, requires_grad=True) for _ in range(2))
@@ -340,12 +357,11 @@ def test_function_transforms(grid):
         torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("unrolled", [False, True])
+@pytest.mark.parametrize("route", [None, "gaunt", "clebsch_gordan"])
 @pytest.mark.parametrize("lmaxs", [(2, 1, 2), (1, 0, 2)])
-def test_traces_without_graph_break(lmaxs, unrolled, grid, monkeypatch):
-    monkeypatch.setattr(gaunt_module, "LARGEST_UNROLLED", 150 if unrolled else 0)
+def test_traces_without_graph_break(lmaxs, route, grid):
     torch.compiler.reset()
-    call = lambda a, b: gaunt_product(a, b, *lmaxs, complete=True)  # noqa: E731
+    call = lambda a, b: gaunt_product(a, b, *lmaxs, complete=True, route=route)  # noqa: E731
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     results = []
     for function in (call, compiled):
@@ -355,6 +371,35 @@ def test_traces_without_graph_break(lmaxs, unrolled, grid, monkeypatch):
         results.append((z, *torch.autograd.grad(z.square().sum(), (x, y))))
     for got, want in zip(*results):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("lmaxs", [(0, 0, 0), (1, 1, 1), (3, 2, 4), (4, 4, 4)])
+@pytest.mark.parametrize("normalization", ["integral", "component"])
+def test_both_routes_agree_to_second_order(lmaxs, normalization):
+    results = []
+    for route in ("gaunt", "clebsch_gordan"):
+        torch.manual_seed(0)
+        inputs = [features(lmax, requires_grad=True) for lmax in lmaxs[:2]]
+        out = gaunt_product(*inputs, *lmaxs, complete=True, normalization=normalization, route=route)
+        first = torch.autograd.grad(out.sin().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+        results.append([out, *first, *second])
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("compiled", "expected"), [(False, "grid"), (True, "sums")])
+def test_the_route_is_chosen_by_measurement(compiled, expected, monkeypatch):
+    """At degree 2: the grid as it is, sums inside a compiler; at degree 6 the grid in both."""
+    taken = []
+    grid, sums = gaunt_module.grid_product, gaunt_module._sums
+    monkeypatch.setattr(gaunt_module, "grid_product", lambda *a: taken.append("grid") or grid(*a))
+    monkeypatch.setattr(gaunt_module, "_sums", lambda *a: taken.append("sums") or sums(*a))
+    torch.compiler.reset()
+    for lmax in (2, 6):
+        call = lambda a, b, lmax=lmax: gaunt_product(a, b, lmax, lmax, lmax)  # noqa: E731
+        function = torch.compile(call, fullgraph=True, backend="eager") if compiled else call
+        function(features(lmax), features(lmax))
+    assert taken == [expected, "grid"]
 
 
 def test_one_compiled_function_serves_several_degrees():
@@ -378,26 +423,41 @@ def test_inductor_equals_eager(lmax):
     assert (compiled(x, y) - want).norm() < 1e-6 * want.norm()
 
 
-def test_terms_are_the_sparse_ones():
-    """The number of non-zero Clebsch-Gordan coefficients of even sum, and none at a size that is not unrolled."""
-    assert len(gaunt_module._terms(False, (1, 1), 1, "integral")) == 10
-    assert len(gaunt_module._terms(False, (2, 2), 2, "integral")) == 83
-    assert len(gaunt_module._terms(False, (6, 6), 6, "integral")) > gaunt_module.LARGEST_UNROLLED
+def test_plans_hold_the_couplings_of_even_and_of_odd_sum():
+    """Numbers of terms and of paths as counted by hand and in the literature."""
+    counts = {}
+    for lmax in (1, 2, 3, 4):
+        plans = [product_plan(bracket, (lmax, lmax), lmax, "integral") for bracket in (False, True)]
+        counts[lmax] = [*(plan.n_terms for plan in plans), *(len(plan.couplings) for plan in plans)]
+    assert counts == {1: [10, 6, 4, 1], 2: [83, 54, 11, 4], 3: [353, 258, 23, 11], 4: [1158, 894, 42, 23]}
+    (path,) = product_plan(True, (1, 1), 1, "integral").couplings
+    assert path.factor == pytest.approx(path_factor(1, 1, 1), abs=1e-14)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "want"),
-    [((1,), "clebsch_gordan"), ((8,), "gaunt"), ((3, "all"), "clebsch_gordan"), ((8, "all"), "gaunt")],
+    ("arguments", "compiled", "want"),
+    [
+        ((1,), False, "gaunt"),
+        ((3,), True, "clebsch_gordan"),
+        ((4,), True, "gaunt"),
+        ((2, "all"), False, "clebsch_gordan"),
+        ((3, "all"), False, "gaunt"),
+        ((4, "all"), True, "clebsch_gordan"),
+        ((5, "all"), True, "gaunt"),
+        ((3, "odd"), True, "clebsch_gordan"),
+    ],
 )
-def test_route(arguments, want):
-    assert product_route(*arguments) == want
-    assert product_route(*arguments, crossing=0) == "gaunt"
-    assert product_route(*arguments, crossing=9) == "clebsch_gordan"
+def test_route(arguments, compiled, want):
+    assert product_route(*arguments, compiled=compiled) == want
+    assert product_route(*arguments, compiled=compiled, crossing=0) == "gaunt"
+    assert product_route(*arguments, compiled=compiled, crossing=9) == "clebsch_gordan"
 
 
 def test_unknown_route():
-    with pytest.raises(ValueError, match="paths must be 'even' or 'all', got 'odd'"):
-        product_route(2, "odd")
+    with pytest.raises(ValueError, match=r"paths must be one of \['even', 'odd', 'all'\], got 'some'"):
+        product_route(2, "some")
+    with pytest.raises(ValueError, match=r"route must be one of \['clebsch_gordan', 'gaunt'\] or None, got 'fft'"):
+        gaunt_product(features(1), features(1), 1, 1, 1, route="fft")
 
 
 def test_same_values_on_every_call(grid):
