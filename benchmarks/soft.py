@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -83,6 +84,7 @@ def _nbody_rung(knob: str, strength: float, seed: int) -> Found:
         f"--data.{knob}={strength}",
         f"--model.symmetries={json.dumps(BODIES)}",
         "--model.model.init_args.n_nodes=5",
+        "--model.model.init_args.pairs=true",
         f"--seed_everything={seed}",
         f"--data.shuffle_seed={seed}",
     ]
@@ -139,10 +141,17 @@ def ladder_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def climbed(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows of each ladder by rising strength."""
-    names = dict.fromkeys(row["ladder"] for row in rows)
-    return {n: sorted((r for r in rows if r["ladder"] == n), key=lambda row: row["strength"]) for n in names}
+def climbed(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rungs of each ladder by rising strength, every number the mean over seeds."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for ladder, strength in sorted({(row["ladder"], row["strength"]) for row in rows}):
+        own = [row for row in rows if (row["ladder"], row["strength"]) == (ladder, strength)]
+        rung: dict[str, Any] = {"strength": strength, "seeds": len(own)}
+        for measure in ("levels", "errors"):
+            if measure in own[0]:
+                rung[measure] = {name: fmean(row[measure][name] for row in own) for name in own[0][measure]}
+        found.setdefault(ladder, []).append(rung)
+    return found
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

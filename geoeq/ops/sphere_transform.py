@@ -17,7 +17,7 @@ from geoeq.ops.sphere import quadrature, spherical_harmonics
 
 __all__ = ["Transform", "Values", "bracket_transforms", "evaluate", "multiply", "product_transforms", "project"]
 
-# Grids with more pairs of opposite points than this are halved; measured on a CPU: whole at degree 3 (19 pairs), not at 4 (37).
+# Grids with more pairs of opposite points than this are halved: measured on a CPU, from degree 4 (37 pairs) on.
 LARGEST_WHOLE_GRID = 36
 
 Values: TypeAlias = tuple[Tensor, ...]  # [rows, G, C]: on all points, or the even and the odd part on half of them
