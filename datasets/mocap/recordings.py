@@ -45,7 +45,8 @@ def read_recordings(raw: str | Path, protocol: str) -> list[Trajectory]:
 
 def _from_arrays(path: Path, protocol: MotionProtocol) -> list[Trajectory]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # numpy leaves the file open if it cannot make sense of it
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             edges = stored["edges"]
             trials = [stored[f"trial_{trial:02d}"] for trial in range(protocol.n_trials)]
     except KeyError as error:
