@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from geoeq.datasets.cache import load_tensors
 from geoeq.datasets.checks import require, require_choice, require_count
@@ -20,6 +21,7 @@ from geoeq.datasets.ragged_graphs import RaggedGraphs, pointer, ragged_complete_
 from geoeq.datasets.trajectory import Trajectory
 
 SPLITS = ("train", "valid", "test")
+MOTION = ("pos", "vel", "history", "y")
 # recording: size in bytes and SHA-256 of the published text file
 RECORDINGS = {
     "biwi_eth": (116970, "cf8d3fd342a15f409ebc2a1fc76b91a0f06390bd21f1e11410f3859331ab082b"),
@@ -76,6 +78,9 @@ class Pedestrians(RaggedGraphs):
     frame, as numbered there) and ``recording`` [1] (its place in :attr:`names`). One pedestrian alone is a graph
     without edges.
 
+    With ``space=3`` the ground stands in space at z = 0, as networks of three dimensions need it, and ``pos``, ``vel``,
+    ``history`` and ``y`` have a third component, which is zero.
+
     Symmetry: rotations, reflections and shifts of the ground, SE(2) and E(2), act on ``pos``, ``history`` and ``y``,
     their linear part on ``vel``. Obstacles, entrances and keeping to one side break them.
 
@@ -91,6 +96,7 @@ class Pedestrians(RaggedGraphs):
         stride: frames between the starts of two windows.
         min_pedestrians: leave out windows with fewer.
         radius: of the edges, in metres; None joins all pedestrians of a window.
+        space: dimensions of the positions, 2 or 3.
         dtype: ``"float32"`` or ``"float64"``, of the stored values.
         transform: applied to each graph on access (not by :meth:`fetch`).
         force_reload: read the recordings again even if the stored file is there.
@@ -119,6 +125,7 @@ class Pedestrians(RaggedGraphs):
         stride: int = 1,
         min_pedestrians: int = 1,
         radius: float | None = None,
+        space: int = 2,
         dtype: str | torch.dtype = "float32",
         transform: Callable | None = None,
         force_reload: bool = False,
@@ -133,6 +140,7 @@ class Pedestrians(RaggedGraphs):
         require_count("stride", stride, 1)
         require_count("min_pedestrians", min_pedestrians, 1)
         require(radius is None or (radius > 0 and math.isfinite(radius)), "radius", "positive or None", radius)
+        require(space in (2, 3), "space", "2 or 3", space)
         dtype_name = str(dtype).removeprefix("torch.")
         require(dtype_name in ("float32", "float64"), "dtype", "'float32' or 'float64'", dtype)
         self.scene, self.split, self.past, self.steps = scene, split, int(past), steps
@@ -140,6 +148,8 @@ class Pedestrians(RaggedGraphs):
         self.dtype = getattr(torch, dtype_name)
         super().__init__(str(data_root(root, "pedestrians")), transform, log=log, force_reload=force_reload)
         values = load_tensors(self.processed_paths[0])
+        for name in MOTION:
+            values[name] = pad(values[name], (0, space - 2))
         nodes, edges = values.pop("node_ptr"), values.pop("edge_ptr")
         graphs = torch.arange(nodes.numel())
         slices = {"edge_index": edges, "start": graphs, "recording": graphs}

@@ -256,6 +256,17 @@ def test_past_future_stride_and_radius(root):
     assert Pedestrians(root, "hotel", "test", future=1, log=False)[0].y.shape == (1, 2)
 
 
+def test_the_ground_stands_in_space(root):
+    flat, tall = Pedestrians(root, "hotel", "test", log=False), Pedestrians(root, "hotel", "test", space=3, log=False)
+    index = torch.tensor([4, 30])
+    for name in ("pos", "vel", "history", "y"):
+        ours, expected = tall.fetch(index)[name], flat.fetch(index)[name]
+        assert torch.equal(ours[..., :2], expected)
+        assert torch.equal(ours[..., 2], torch.zeros_like(expected[..., 0]))
+    assert torch.equal(tall[4].edge_index, flat[4].edge_index)
+    assert len(list((root / "processed").iterdir())) == 1  # stored once for both
+
+
 def test_splits_leave_the_scene_out_and_cut_frames_at_four_fifths(root):
     starts = {"train": (0, 470 - 40), "valid": (480, 590 - 40), "test": (0, 590 - 40)}
     for scene, tested in module.SCENES.items():
@@ -336,6 +347,7 @@ def test_roots(root, tmp_path, monkeypatch):
         ),
         ({"radius": 0.0}, "radius must be positive or None, got 0.0"),
         ({"radius": float("nan")}, "radius must be positive or None, got nan"),
+        ({"space": 1}, "space must be 2 or 3, got 1"),
         ({"dtype": "float16"}, "dtype must be 'float32' or 'float64'"),
     ],
 )
