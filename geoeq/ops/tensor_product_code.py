@@ -98,7 +98,7 @@ def backward_source(plan: Plan) -> str:
     ``gw [N, P, C]`` is None without weights.
     """
     code = _TorchCode("backward(x, y, w, g)", plan)
-    code.unbind("g", starts(plan.out)[-1], 1)
+    code.components("g", starts(plan.out)[-1], 1)
     x_start, y_start = starts(plan.x), starts(plan.y)
     gx: list[list[str]] = [[] for _ in range(x_start[-1])]
     gy: list[list[str]] = [[] for _ in range(y_start[-1])]
@@ -171,14 +171,15 @@ class _TorchCode(Code):
 
     def __init__(self, signature: str, plan: Plan) -> None:
         super().__init__(signature, plan)
-        self.unbind("x", self.start["x"][-1], 1)
-        self.unbind("y", self.start["y"][-1], 1)
+        self.components("x", self.start["x"][-1], 1)
+        self.components("y", self.start["y"][-1], 1)
         if plan.n_weights:
-            self.unbind("w", plan.n_weights, -2)
+            self.components("w", plan.n_weights, -2)
 
-    def unbind(self, name: str, n: int, axis: int) -> None:
-        if n:
-            self.add(f"{''.join(f'{name}{i}, ' for i in range(n))}= {name}.unbind({axis})")
+    def components(self, name: str, n: int, axis: int) -> None:
+        # Not unbind, whose results torch.compile would keep one by one for the backward pass instead of the whole.
+        for i in range(n):
+            self.add(f"{name}{i} = {name}.select({axis}, {i})")
 
     def total(self, name: str, parts: list[tuple[str, float]], factor: float) -> str:
         # One node of the traced graph for a product and a sum: tracing time is a large part of compile time.
