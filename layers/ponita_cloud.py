@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from geoeq.layers.ponita_conv import PonitaConv, Sampled, check_radius, complete
 from geoeq.layers.ponita_edges import Pairs
-from geoeq.layers.ponita_kernel import KernelBasis
+from geoeq.layers.ponita_kernel import KernelBasis, lengths
 
 __all__ = ["Cloud", "CloudKernel", "lift_edges"]
 
@@ -98,7 +98,7 @@ class CloudKernel(nn.Module):
         if self.dim == 2:
             across = (offset[:, 1] * axis[:, 0] - offset[:, 0] * axis[:, 1]).unsqueeze(1)
         else:
-            across = torch.linalg.vector_norm(offset - along * axis, dim=1, keepdim=True)
+            across = lengths(offset - along * axis, of=offset).unsqueeze(1)
         attr = torch.cat([along, across, (axis * cloud.orientation[j]).sum(1, keepdim=True)], 1).unsqueeze(1)
         attached = None if cloud.edge_attr is None else cloud.edge_attr[j]
         pairs = Pairs(j, i, attached, False, None, None)

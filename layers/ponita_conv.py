@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geoeq.layers.ponita_edges import Pairs, join_pairs
-from geoeq.layers.ponita_kernel import KernelBasis, OrientationGrid, invariants, polynomial_window
+from geoeq.layers.ponita_kernel import KernelBasis, OrientationGrid, invariants, lengths, polynomial_window
 from geoeq.layers.ponita_sums import fiber_sum, pair_sum
 
 __all__ = ["DistanceKernel", "PonitaConv", "PonitaKernel", "Sampled"]
@@ -116,7 +116,7 @@ class DistanceKernel(nn.Module):
         """Basis functions of all pairs; ``add_loops`` gives every node exactly one self loop."""
         pairs = join_pairs(edge_index, edge_attr, len(pos), mirror=True, add_loops=add_loops)
         offset = pos.index_select(0, pairs.sender) - pos.index_select(0, pairs.receiver)
-        distance = torch.linalg.vector_norm(offset, dim=1).view(-1, 1, 1)
+        distance = lengths(offset).view(-1, 1, 1)
         attr, window = complete(distance, offset, pairs, self.radius)
         return Sampled(pairs, self.spatial, attr, window, None, pos.new_ones(1))
 
@@ -135,7 +135,7 @@ def complete(attr: Tensor, offset: Tensor, pairs: Pairs, radius: float | None) -
         return attr, None
     window = offset.new_ones(len(offset))
     if radius is not None:
-        window = polynomial_window(torch.linalg.vector_norm(offset, dim=1), radius)
+        window = polynomial_window(lengths(offset), radius)
     if pairs.keep is not None:
         window = window * pairs.keep.to(window.dtype)
     return attr, torch.cat([window, window.new_ones(len(attr) - len(window))])

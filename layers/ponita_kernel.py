@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from geoeq.layers.ponita_step import spatial_kernels
 from geoeq.ops.sphere import antipode, directions, quadrature
 
-__all__ = ["KernelBasis", "OrientationGrid", "invariants", "monomials", "polynomial_window", "tensor_power_columns"]
+__all__ = [
+    "KernelBasis",
+    "OrientationGrid",
+    "invariants",
+    "lengths",
+    "monomials",
+    "polynomial_window",
+    "tensor_power_columns",
+]
 
 
 class OrientationGrid(nn.Module):
@@ -106,8 +114,24 @@ def invariants(offset: Tensor, grid: Tensor) -> Tensor:
     if grid.shape[1] == 2:
         across = offset @ torch.stack([-grid[:, 1], grid[:, 0]])
     else:
-        across = torch.linalg.vector_norm(offset.unsqueeze(1) - along.unsqueeze(2) * grid, dim=2)
+        across = lengths(offset.unsqueeze(1) - along.unsqueeze(2) * grid, of=offset.unsqueeze(1))
     return torch.stack([along, across], 2)
+
+
+def lengths(vectors: Tensor, of: Tensor | None = None) -> Tensor:
+    """Lengths along the last axis. Where one is 0 its derivatives of every order are, too.
+
+    Args:
+        vectors: [..., d].
+        of: what the vectors are parts of; lengths within rounding of 0 beside theirs are 0.
+
+    >>> lengths(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([5., 0.])
+    """
+    square = vectors.square().sum(-1)
+    least = 0.0 if of is None else (8 * torch.finfo(of.dtype).eps) ** 2 * of.detach().square().sum(-1)
+    some = square > least
+    return torch.where(some, torch.where(some, square, 1.0).sqrt(), 0.0)
 
 
 def monomials(attr: Tensor, degree: int) -> Tensor:

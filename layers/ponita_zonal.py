@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from geoeq.layers.ponita_conv import Sampled, check_radius, complete, rescale
 from geoeq.layers.ponita_edges import join_pairs
-from geoeq.layers.ponita_kernel import KernelBasis, OrientationGrid
+from geoeq.layers.ponita_kernel import KernelBasis, OrientationGrid, lengths
 from geoeq.layers.ponita_sums import fiber_sum, pair_sum
 
 __all__ = ["ZonalConv", "ZonalKernel", "zonal_polynomials"]
@@ -77,7 +77,7 @@ class ZonalKernel(nn.Module):
         pairs = join_pairs(edge_index, edge_attr, len(pos), mirror=True, add_loops=add_loops)
         offset = pos.index_select(0, pairs.sender) - pos.index_select(0, pairs.receiver)
         square = offset.square().sum(1, keepdim=True)
-        distance = torch.linalg.vector_norm(offset, dim=1).view(-1, 1, 1)
+        distance = lengths(offset).view(-1, 1, 1)
         attr, window = complete(distance, offset, pairs, self.radius)
         zonal = zonal_polynomials(offset * (1 + square).rsqrt(), grid, self.max_degree)
         if pairs.loops is not None:
