@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from geoeq.layers.checks import check_graph, check_values
+from geoeq.layers.forecast_io import ForecastIO, Known
+from geoeq.layers.frame_readout import FrameReadout
 from geoeq.ops.egnn_step import EGNNWeights, egnn_step
 from geoeq.ops.scatter import scatter_sum
 
@@ -156,15 +159,22 @@ class EGNN(nn.Module):
     each step adds the squared distance at its current positions. The last step has no node update, whose
     result nobody would read, so every parameter takes part in the prediction.
 
+    With past frames, the lengths of their steps stand beside :math:`|v_i|`. Then, and with several target frames, each
+    frame is a mix of :math:`x_i^L - x_i`, velocity and steps (:class:`~geoeq.layers.frame_readout.FrameReadout`).
+
     Args:
-        edge_dim: columns of ``data.edge_attr`` (in the N-body data one, the product of the charges).
-        node_dim: columns of ``data.x``, invariant node features :math:`z` besides the speed.
+        edge_dim: columns of ``data.edge_attr`` (in the N-body data one, the product of the charges), which is not read
+            if it is 0.
+        node_dim: columns of ``data.x``, invariant node features :math:`z` besides the speed; None takes
+            ``data.charge``.
         hidden: width.
         n_layers: number of steps.
         velocity: whether ``data.vel`` is used; without it the speed is replaced by a constant 1.
+        history, n_frames, length: see :class:`~geoeq.layers.ForecastIO`.
 
     Shapes: ``data.pos [N, 3]``, ``data.vel [N, 3]``, ``data.edge_index [2, E]`` (sender, receiver),
-    ``data.edge_attr [E, edge_dim]``, ``data.x [N, node_dim]``; returns ``[N, 3]``.
+    ``data.edge_attr [E, edge_dim]``, ``data.x [N, node_dim]``; returns ``[N, 3]``, or ``[N, n_frames, 3]`` for more
+    than one frame.
 
     Symmetry: E(3), and permutations of the nodes; relative error below 1e-10 in float64 and 1e-5 in float32.
 
@@ -184,53 +194,59 @@ class EGNN(nn.Module):
         self,
         *,
         edge_dim: int = 1,
-        node_dim: int = 0,
+        node_dim: int | None = 0,
         hidden: int = 64,
         n_layers: int = 4,
         velocity: bool = True,
+        history: int = 0,
+        n_frames: int = 1,
+        length: float = 1.0,
     ) -> None:
         super().__init__()
-        if n_layers < 1 or node_dim < 0:
-            raise ValueError(f"n_layers must be >= 1 and node_dim >= 0, got {n_layers} and {node_dim}")
-        self.edge_dim, self.node_dim, self.velocity = edge_dim, node_dim, velocity
-        self.embedding = nn.Linear(1 + node_dim, hidden)
+        if n_layers < 1:
+            raise ValueError(f"n_layers must be >= 1, got {n_layers}")
+        options: dict[str, Any] = {"history": history, "n_frames": n_frames, "length": length, "velocity": velocity}
+        self.io = ForecastIO(node_dim=node_dim, edge_dim=edge_dim, **options)
+        self.embedding = nn.Linear(max(self.io.n_vectors, 1) + self.io.n_scalars, hidden)
+        readout = n_frames > 1 or history > 1
         self.layers = nn.ModuleList(
-            EGNNConv(hidden, edge_dim=edge_dim + 1, velocity=velocity, update_nodes=i < n_layers - 1)
+            EGNNConv(hidden, edge_dim=edge_dim + 1, velocity=velocity, update_nodes=readout or i < n_layers - 1)
             for i in range(n_layers)
         )
+        self.readout = FrameReadout(hidden, 1 + self.io.n_vectors, n_frames) if readout else None
 
     def reset_parameters(self) -> None:
         """Draw all weights anew."""
-        self.embedding.reset_parameters()
-        for layer in self.layers:
-            layer.reset_parameters()  # type: ignore[operator]
+        for module in (self.embedding, *self.layers, *filter(None, [self.readout])):
+            module.reset_parameters()  # type: ignore[operator]
 
     def forward(self, data: Data) -> Tensor:
-        """Predicted positions [N, 3]."""
-        pos, edge_index, edge_attr = data.pos, data.edge_index, data.edge_attr
-        vel = data.get("vel") if self.velocity else None
-        if self.velocity and vel is None:
-            raise ValueError("vel must be [N, 3], got None")
-        check_graph(pos, edge_index, edge_attr, self.edge_dim, vel=vel)
-        check_values(pos, edge_index)
-
-        h = self.embedding(self._node_input(data, pos, vel))
-        offset = pos.index_select(0, edge_index[1]) - pos.index_select(0, edge_index[0])
-        distance2 = offset.square().sum(1, keepdim=True)
-        edge_attr = torch.cat([edge_attr, distance2], 1) if self.edge_dim else distance2
+        """Predicted positions [N, 3] or [N, n_frames, 3]."""
+        known, edge_index = self.io(data), data.edge_index
+        h, pos = self.embedding(node_invariants(known)), known.pos
+        vel = known.vectors[:, 0] if self.io.velocity else None
+        edge_attr = with_distance(known, edge_index)
         inv_degree = inverse_degree(edge_index, pos)
         for layer in self.layers:
             h, pos = layer.step(h, pos, edge_index, edge_attr, vel, inv_degree)  # type: ignore[operator]
-        return pos
+        if self.readout is None:
+            return self.io.length * pos
+        vectors = torch.cat([(pos - known.pos).unsqueeze(1), known.vectors], 1)
+        return self.io.forecast(data.pos, self.readout(h, vectors))
 
-    def _node_input(self, data: Data, pos: Tensor, vel: Tensor | None) -> Tensor:
-        speed = pos.new_ones(pos.shape[0], 1) if vel is None else torch.linalg.vector_norm(vel, dim=1, keepdim=True)
-        if not self.node_dim:
-            return speed
-        if data.x is None or data.x.shape != (pos.shape[0], self.node_dim):
-            got = None if data.x is None else list(data.x.shape)
-            raise ValueError(f"x must be [N, {self.node_dim}] with N = {pos.shape[0]}, got {got}")
-        return torch.cat([speed, data.x], 1)
+
+def node_invariants(known: Known) -> Tensor:
+    """Lengths of the vectors of each node (a constant 1 if there are none), then its scalars."""
+    if not known.vectors.shape[1]:
+        return torch.cat([known.pos.new_ones(len(known.pos), 1), known.scalars], 1)
+    return torch.cat([torch.linalg.vector_norm(known.vectors, dim=2), known.scalars], 1)
+
+
+def with_distance(known: Known, edge_index: Tensor) -> Tensor:
+    """Edge features and the squared distance at the start, [E, edge_dim + 1]."""
+    offset = known.pos.index_select(0, edge_index[1]) - known.pos.index_select(0, edge_index[0])
+    distance2 = offset.square().sum(1, keepdim=True)
+    return distance2 if known.edge_attr is None else torch.cat([known.edge_attr, distance2], 1)
 
 
 def inverse_degree(edge_index: Tensor, pos: Tensor) -> Tensor:
