@@ -12,8 +12,9 @@ from torch_geometric.data import Batch, Data
 
 from geoeq.audit import orbit_error, transform
 from geoeq.groups import SE, SO2, C, E, Group, O, Piecewise, S, T, Union
-from geoeq.layers import EGNN, Ponita, SteerableMPNN, TypedMPNN
+from geoeq.layers import EGNN, EGNO, GMN, Ponita, PonitaForecast, SteerableForecast, SteerableMPNN, TypedMPNN
 
+FRAMES = 3  # of the models whose name here ends with frames
 CASES: dict[str, tuple[Callable[[], nn.Module], Group]] = {
     "EGNN": (lambda: EGNN(hidden=16, n_layers=2), E(3)),
     "TypedMPNN": (lambda: TypedMPNN("8x0e + 4x1o", n_layers=2), E(3)),
@@ -30,6 +31,19 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Group]] = {
     "SteerableMPNN": (lambda: SteerableMPNN("8x0e + 4x1o + 2x2e", n_layers=2), E(3)),
     "SteerableMPNN attention": (lambda: SteerableMPNN("8x0e + 4x1o", n_layers=2, lmax=1, attention=True), E(3)),
     "TypedMPNN about z": (lambda: TypedMPNN("8x0e + 4x1o", n_layers=2, group=SO2("z")), SO2("z")),
+    "EGNN frames": (lambda: EGNN(hidden=16, n_layers=2, node_dim=None, history=3, n_frames=FRAMES, length=2.0), E(3)),
+    "GMN": (lambda: GMN(edge_dim=1, rods=None, hidden=16, n_layers=2), E(3)),
+    "EGNO frames": (lambda: EGNO(FRAMES, hidden=16, n_layers=2, node_dim=None, history=3, length=2.0), E(3)),
+    "PonitaForecast frames": (
+        lambda: PonitaForecast(
+            "octahedron", hidden=16, basis=16, n_layers=2, layer_scale=1.0, history=3, n_frames=FRAMES, length=2.0
+        ),
+        Union(T(3), C(4, "x"), C(4, "z")),
+    ),
+    "SteerableForecast frames": (
+        lambda: SteerableForecast("8x0e + 4x1o", n_layers=2, history=3, n_frames=FRAMES, length=2.0),
+        E(3),
+    ),
 }
 NEEDS_COMPILER = pytest.mark.skipif(not (which("g++") or which("c++")), reason="inductor needs a C++ compiler")
 every_case = pytest.mark.parametrize("name", CASES)
@@ -45,6 +59,7 @@ def graph(n: int, *, seed: int = 0, edges: Tensor | None = None, dtype: torch.dt
         pos=torch.randn(n, 3, generator=generator, dtype=dtype),
         vel=torch.randn(n, 3, generator=generator, dtype=dtype),
         charge=charge,
+        history=torch.randn(n, 3, 3, generator=generator, dtype=dtype),
         edge_index=edges,
         edge_attr=charge[edges[0]] * charge[edges[1]],
         part=(torch.arange(n) >= 2).long(),
@@ -78,7 +93,7 @@ def test_equivariance_on_any_graph(name, n, m, seed):
     generator = torch.Generator().manual_seed(seed)
     edges = torch.randint(0, n, (2, m), generator=generator) if n else torch.zeros(2, 0, dtype=torch.long)
     model, data = build(name), graph(n, seed=seed, edges=edges)
-    assert model(data).shape == (n, 3)
+    assert model(data).shape == ((n, FRAMES, 3) if name.endswith("frames") else (n, 3))
     assert orbit_error(model, data, CASES[name][1], n_samples=1, seed=seed) < 1e-10
 
 
