@@ -6,6 +6,7 @@ from importlib import import_module
 from itertools import product as pairs
 from shutil import which
 
+import numpy as np
 import pytest
 import torch
 from e3nn import o3
@@ -186,6 +187,60 @@ def test_equivariance_and_parity(lmax, dtype, limit, grid):
         moved = gaunt_product(natural @ x, natural @ y, lmax, lmax, lmax, complete=True).chunk(2, -1)
         for got, want in [(moved[0], natural @ still[0]), (moved[1], sign.to(dtype) * natural @ still[1])]:
             assert (got - want).norm() < limit * want.norm()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limits"),
+    [
+        (F64, {1: 2e-15, 3: 4e-15, 6: 8e-15, 8: 1.4e-14}),
+        (torch.float32, {1: 3e-7, 3: 6e-7, 6: 1.2e-6, 8: 2.6e-6}),
+        (torch.bfloat16, dict.fromkeys((1, 3, 6, 8), 1e-2)),
+    ],
+    ids=["float64", "float32", "bfloat16"],
+)
+def test_rotation_errors_are_of_rounding_alone(dtype, limits):
+    """In relative l2 norm; limits are about twice what rounding makes of each degree."""
+    for lmax, limit in limits.items():
+        x, y = features(lmax, channels=16, dtype=dtype), features(lmax, channels=16, dtype=dtype)
+        rotation = O(3).sample(1)[0].to(F64)
+        matrix = wigner_matrix(lmax, rotation * torch.linalg.det(rotation).round())
+        still = gaunt_product(x, y, lmax, lmax, lmax).double()
+        moved = gaunt_product((matrix @ x.double()).to(dtype), (matrix @ y.double()).to(dtype), lmax, lmax, lmax)
+        assert (moved.double() - matrix @ still).norm() < limit * still.norm()
+
+
+def torus(theta, alpha):
+    """Points of the torus that covers the sphere twice; the polar axis is y."""
+    height, around = theta.cos().expand_as(theta + alpha), theta.sin()
+    return torch.stack([around * alpha.sin(), height, around * alpha.cos()], -1)
+
+
+@pytest.mark.parametrize("lmax", [1, 2, 3, 4, 6, 8])
+def test_the_fourier_route_gives_the_same(lmax):
+    """Harmonics as 2D Fourier series, a convolution of coefficients, and integrals over the sphere."""
+    size = 2 * lmax + 1
+    angle = 2 * math.pi / size * torch.arange(size, dtype=F64)
+    sampled = spherical_harmonics(lmax, torus(angle[:, None], angle)).permute(2, 0, 1)
+    series = torch.fft.fftshift(torch.fft.fft2(sampled, norm="forward"), (1, 2))  # [K, u, v] from -lmax to lmax
+    assert ((series.abs() > 1e-12).sum(2) <= 2).all()  # v = m and -m alone
+    x, y = features(lmax), features(lmax)
+    wide = 4 * lmax + 1
+    factors = [
+        torch.fft.fft2(torch.einsum("nkc,kuv->ncuv", v.to(series.dtype), series), s=(wide, wide)) for v in (x, y)
+    ]
+    product = torch.fft.ifft2(factors[0] * factors[1])  # [n, c, u, v] from -2 lmax to 2 lmax
+
+    nodes, weights = (torch.tensor(v) for v in np.polynomial.legendre.leggauss(80))
+    theta, around = (nodes + 1) * math.pi / 2, 2 * math.pi / (2 * wide) * torch.arange(2 * wide, dtype=F64)
+    order = torch.arange(-2 * lmax, 2 * lmax + 1, dtype=F64)
+    in_theta, in_alpha = (torch.exp(1j * order[:, None] * angles) for angles in (theta, around))
+    harmonics = spherical_harmonics(lmax, torus(theta[:, None], around)).to(series.dtype)
+    area = (weights * math.pi / 2 * theta.sin() * math.pi / wide).to(series.dtype)
+    integrals = torch.einsum("ut,va,tak,t->uvk", in_theta, in_alpha, harmonics, area)
+    expected = torch.einsum("ncuv,uvk->nkc", product, integrals)
+    got = gaunt_product(x, y, lmax, lmax, lmax)
+    assert expected.imag.abs().max() < 1e-13
+    assert (got - expected.real).abs().max() < 2e-14 * got.abs().max()
 
 
 @pytest.mark.parametrize(("lmax", "limit"), [(1, 3e-7), (2, 3e-7), (4, 6e-7), (8, 2e-6)])

@@ -13,6 +13,7 @@ from e3nn import o3
 from geoeq.ops import TensorProduct, tensor_product_scatter
 from geoeq.ops.channelwise_product import ChannelwiseProduct
 from geoeq.ops.clebsch_gordan import all_instructions, coupling_terms, wigner_3j
+from geoeq.ops.tensor_product import _prepare
 from geoeq.ops.tensor_product_code import Coupling, Plan, forward_source, starts
 
 NEEDS_COMPILER = pytest.mark.skipif(not (which("g++") or which("c++")), reason="inductor needs a C++ compiler")
@@ -131,6 +132,32 @@ def test_all_degrees_equal_e3nn(lmax):
     torch.testing.assert_close(product(x, y, w), expected, rtol=1e-12, atol=1e-13)
     single = product(x.float(), y.float(), w.float()).double()
     assert (single - expected).norm() < 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("lmax", [1, 2, 3, 4])
+def test_unrolled_code_equals_e3nn_in_single_precision(lmax):
+    irreps = o3.Irreps([(2, (degree, 1)) for degree in range(lmax + 1)])
+    product = TensorProduct(irreps, irreps, irreps, layout="channels_last")
+    x, y, w = inputs(product, True, rows=(50,))
+    expected = peer(product, all_instructions(irreps, irreps, irreps, "uuu"), True)(
+        moved(x, irreps, False), moved(y, irreps, False), w
+    )
+    (group,) = _prepare(product._recipe).groups
+    operands = group.operands(x.float(), y.float(), w.float())
+    got = group.product.unrolled(*operands).flatten(1).double()
+    want = moved(expected, irreps, True)
+    assert (got - want).norm() < 2e-7 * want.norm()
+
+
+@either_weight
+@pytest.mark.parametrize("lmax", [1, 2])
+def test_gradients_of_unrolled_code(lmax, shared):
+    product = ChannelwiseProduct(plan(lmax))
+    size, rows = (lmax + 1) ** 2, () if shared else (2,)
+    shapes = [(2, size, 1), (2, size, 1), (*rows, len(product.plan.couplings), 1)]
+    arguments = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(product.unrolled, arguments)
+    assert torch.autograd.gradgradcheck(product.unrolled, arguments)
 
 
 @every_case
