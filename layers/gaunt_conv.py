@@ -12,7 +12,7 @@ from geoeq.layers.checks import check_graph, check_values
 from geoeq.layers.radial import RadialBasis, polynomial_cutoff
 from geoeq.ops.gather_mul_scatter import gather_mul_scatter
 from geoeq.ops.neighbours import Neighbours
-from geoeq.ops.sphere import quadrature, spherical_harmonics
+from geoeq.ops.sphere import quadrature, spherical_harmonics, zonal_polynomials
 from geoeq.reps import Irreps
 
 __all__ = ["GauntConv", "degree_irreps"]
@@ -162,14 +162,12 @@ class GauntConv(nn.Module):
         return gather_mul_scatter(f, filters, edge_index, graph)
 
     def _legendre(self, unit: Tensor, points: Tensor) -> Tensor:
-        """Legendre polynomials of the cosines between edges and grid points [E, G, L + 1], each with mean square 1."""
-        cosine = unit @ points.T
-        terms = [torch.ones_like(cosine), cosine]
-        # |u|^l P_l: a vector of length 0 is felt in degree 0 only
-        square = unit.square().sum(1, keepdim=True)
-        for n in range(1, self.lmax):
-            terms.append(((2 * n + 1) * cosine * terms[n] - n * square * terms[n - 1]) / (n + 1))
-        return torch.stack([(2 * n + 1) ** 0.5 * term for n, term in enumerate(terms[: self.lmax + 1])], 2)
+        """Legendre polynomials of the cosines between edges and grid points [E, G, L + 1], each with mean square 1.
+
+        A vector of length 0 is felt in degree 0 only.
+        """
+        scale = torch.arange(1, 2 * self.lmax + 2, 2, dtype=unit.dtype, device=unit.device).sqrt()
+        return zonal_polynomials(unit, points, self.lmax) * scale
 
     def _mix(self, x: Tensor, weight: Tensor) -> Tensor:
         """Mix channels, degree by degree, of x [N, (L + 1)^2, C]."""

@@ -101,7 +101,7 @@ class CloudKernel(nn.Module):
             across = lengths(offset - along * axis, of=offset).unsqueeze(1)
         attr = torch.cat([along, across, (axis * cloud.orientation[j]).sum(1, keepdim=True)], 1).unsqueeze(1)
         attached = None if cloud.edge_attr is None else cloud.edge_attr[j]
-        pairs = Pairs(j, i, attached, False, None, None)
+        pairs = Pairs(j, i, attached, False, None, None).with_graph(len(cloud.pos))
         attr, window = complete(attr, offset, pairs, self.radius)
         return Sampled(pairs, self.spatial, attr, window, None, attr.new_ones(1))
 

@@ -206,8 +206,7 @@ class PonitaConv(nn.Module):
     def _over_positions(self, x: Tensor, sampled: Sampled, kernel: Tensor | None = None) -> Tensor:
         if kernel is None:
             (kernel,) = sampled.kernels([self.spatial.weight])
-        pairs = sampled.pairs
-        return pair_sum(x, kernel, pairs.sender, pairs.receiver, pairs.loops, mirrored=pairs.mirrored)
+        return pair_sum(x, kernel, sampled.pairs)
 
     def _over_orientations(self, x: Tensor, sampled: Sampled) -> Tensor:
         if self.fiber is None or sampled.fiber is None:

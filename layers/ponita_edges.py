@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from geoeq.ops.backends import choose_backend, needs_plain_torch
+from geoeq.ops.neighbours import Neighbours, neighbours
 from geoeq.ops.scatter import scatter_sum
 
 __all__ = ["Pairs", "join_pairs"]
@@ -21,6 +23,13 @@ class Pairs(NamedTuple):
     mirrored: bool  # the row also serves the reversed edge, at the opposite orientation
     loops: Tensor | None  # [N]: self loops of each node, whose row is the last
     keep: Tensor | None  # [P]: False where a row must not count; None: all count
+    graph: Neighbours | None = None  # the pairs sorted both ways, where the kernels of a GPU want them
+
+    def with_graph(self, num_nodes: int) -> Pairs:
+        """With ``graph``, if the sums run on Triton: sorted once, for all layers."""
+        if choose_backend(self.sender, "triton") != "triton" or needs_plain_torch():
+            return self
+        return self._replace(graph=neighbours(torch.stack([self.sender, self.receiver]), num_nodes))
 
 
 def join_pairs(
@@ -44,6 +53,10 @@ def join_pairs(
     >>> pairs.sender, pairs.receiver, pairs.loops
     (tensor([0]), tensor([1]), tensor([0, 1]))
     """
+    return _join(edge_index, edge_attr, num_nodes, mirror=mirror, add_loops=add_loops).with_graph(num_nodes)
+
+
+def _join(edge_index: Tensor, edge_attr: Tensor | None, num_nodes: int, *, mirror: bool, add_loops: bool) -> Pairs:
     sender, receiver = edge_index[0], edge_index[1]
     ones = torch.ones(num_nodes, dtype=torch.int64, device=edge_index.device)
     apart = sender != receiver

@@ -11,38 +11,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geoeq.layers.ponita_edges import Pairs
 from geoeq.layers.ponita_tiles import derivative, needs_plain, tiles
+from geoeq.ops.gather_mul_scatter import gather_mul_scatter
+from geoeq.ops.neighbours import Neighbours
 from geoeq.ops.scatter import scatter_sum
 
 __all__ = ["fiber_sum", "pair_sum"]
 
 
-def pair_sum(
-    x: Tensor, kernel: Tensor, sender: Tensor, receiver: Tensor, loops: Tensor | None = None, *, mirrored: bool = False
-) -> Tensor:
+def pair_sum(x: Tensor, kernel: Tensor, pairs: Pairs) -> Tensor:
     r"""Depthwise messages along pairs of nodes with a kernel k:
 
     .. math:: y_{im} = \sum_{p:\, j \to i} k_{pm}\, x_{jm} \quad
               \Big[ {} + \sum_{p:\, i \to j} k_{p\bar m}\, x_{jm} \Big] \quad
               \Big[ {} + n_i\, k_{Pm}\, x_{im} \Big]
 
-    The second sum is there if ``mirrored``: the kernel of the reversed edge at an orientation is that of the edge at
-    the opposite one, :math:`\bar m = m \pm O/2` (and m itself if O = 1), so that each pair is evaluated once for both
-    of its directions. The last term is there if ``loops`` is given: all :math:`n_i` self loops of a node have one row
-    of the kernel, the last.
+    The second sum is there if the pairs are ``mirrored``: the kernel of the reversed edge at an orientation is that of
+    the edge at the opposite one, :math:`\bar m = m \pm O/2` (and m itself if O = 1), so that each pair is evaluated
+    once for both of its directions. The last term is there if they have ``loops``: all :math:`n_i` self loops of a node
+    have one row of the kernel, the last. On a GPU the sums are those of :func:`geoeq.ops.gather_mul_scatter`.
 
     Args:
         x: features [N, O, C].
         kernel: [P, O, C] or, with loops, [P + 1, O, C].
-        sender, receiver: nodes j and i of each pair, int64 [P].
-        loops: n, int64 [N].
-        mirrored: whether each pair also sends from i to j.
+        pairs: nodes j and i of each pair, and the above.
 
     Returns:
         [N, O, C].
     """
+    if pairs.graph is not None:
+        return _pairs_of_graph(x, kernel, pairs.graph, pairs.loops, pairs.mirrored)
     step = _plain_pairs if needs_plain(x) else _Pairs.apply
-    return step(x, kernel, sender, receiver, loops, mirrored)
+    return step(x, kernel, pairs.sender, pairs.receiver, pairs.loops, pairs.mirrored)
 
 
 def fiber_sum(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
@@ -72,6 +73,15 @@ def _plain_pairs(
         half = x.shape[1] // 2
         back = pair * x.roll(half, 1).index_select(0, receiver)
         out = out + scatter_sum(back, sender, x.shape[0]).roll(half, 1)
+    return out if loops is None else out + _count(loops, x) * kernel[-1] * x
+
+
+def _pairs_of_graph(x: Tensor, kernel: Tensor, graph: Neighbours, loops: Tensor | None, mirrored: bool) -> Tensor:
+    pair = kernel if loops is None else kernel[:-1]
+    out = gather_mul_scatter(x, pair, graph.edge_index, graph)
+    if mirrored:
+        half, back = x.shape[1] // 2, Neighbours(graph.edge_index.flip(0), graph.outgoing, graph.incoming)
+        out = out + gather_mul_scatter(x.roll(half, 1), pair, back.edge_index, back).roll(half, 1)
     return out if loops is None else out + _count(loops, x) * kernel[-1] * x
 
 

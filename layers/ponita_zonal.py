@@ -9,30 +9,9 @@ from geoeq.layers.ponita_conv import Sampled, check_radius, complete, rescale
 from geoeq.layers.ponita_edges import join_pairs
 from geoeq.layers.ponita_kernel import KernelBasis, OrientationGrid, lengths
 from geoeq.layers.ponita_sums import fiber_sum, pair_sum
+from geoeq.ops.sphere import zonal_polynomials
 
-__all__ = ["ZonalConv", "ZonalKernel", "zonal_polynomials"]
-
-
-def zonal_polynomials(offset: Tensor, grid: Tensor, degree: int) -> Tensor:
-    r"""Zonal solid harmonics :math:`|s|^l P_l(o \cdot s / |s|)` of degrees 0 to ``degree``, polynomials in s.
-
-    Args:
-        offset: s [P, 3].
-        grid: unit vectors o [O, 3].
-        degree: highest l.
-
-    Returns:
-        [P, O, degree + 1].
-
-    >>> zonal_polynomials(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[0.0, 0.0, 1.0]]), 2)
-    tensor([[[1., 2., 4.]]])
-    """
-    along = offset @ grid.T
-    square = offset.square().sum(1, keepdim=True)
-    terms = [torch.ones_like(along), along]
-    for n in range(1, degree):
-        terms.append(((2 * n + 1) * along * terms[n] - n * square * terms[n - 1]) / (n + 1))
-    return torch.stack(terms[: degree + 1], 2)
+__all__ = ["ZonalConv", "ZonalKernel"]
 
 
 class ZonalKernel(nn.Module):
@@ -146,8 +125,7 @@ class ZonalConv(nn.Module):
             (radial,) = sampled.kernels([self.spatial.weight])
         assert sampled.zonal is not None
         kernel = sampled.zonal @ radial.squeeze(1).unflatten(1, (self.max_degree + 1, -1))  # [E, O, C]
-        pairs = sampled.pairs
-        return pair_sum(x, kernel, pairs.sender, pairs.receiver, pairs.loops, mirrored=pairs.mirrored)
+        return pair_sum(x, kernel, sampled.pairs)
 
     def _over_orientations(self, x: Tensor, sampled: Sampled) -> Tensor:
         assert sampled.fiber is not None

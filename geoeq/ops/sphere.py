@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["POLYHEDRA", "antipode", "directions", "quadrature", "spherical_harmonics"]
+__all__ = ["POLYHEDRA", "antipode", "directions", "quadrature", "spherical_harmonics", "zonal_polynomials"]
 
 POLYHEDRA = {"octahedron": 6, "cube": 8, "icosahedron": 12, "dodecahedron": 20}  # number of vertices
 LEBEDEV_DEGREES = (*range(3, 32, 2), *range(35, 132, 6))
@@ -243,3 +243,25 @@ def spherical_harmonics(lmax: int, points: Tensor, normalization: str = "integra
             if m:
                 columns[degree * (degree + 1) - m] = legendre * around_sin
     return torch.stack(columns, -1)
+
+
+def zonal_polynomials(offset: Tensor, grid: Tensor, degree: int) -> Tensor:
+    r"""Zonal solid harmonics :math:`|s|^l P_l(o \cdot s / |s|)` of degrees 0 to ``degree``, polynomials in s.
+
+    Args:
+        offset: s [P, 3].
+        grid: unit vectors o [O, 3].
+        degree: highest l.
+
+    Returns:
+        [P, O, degree + 1].
+
+    >>> zonal_polynomials(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[0.0, 0.0, 1.0]]), 2)
+    tensor([[[1., 2., 4.]]])
+    """
+    along = offset @ grid.T
+    square = offset.square().sum(1, keepdim=True)
+    terms = [torch.ones_like(along), along]
+    for n in range(1, degree):
+        terms.append(((2 * n + 1) * along * terms[n] - n * square * terms[n - 1]) / (n + 1))
+    return torch.stack(terms[: degree + 1], 2)

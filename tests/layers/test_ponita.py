@@ -3,6 +3,7 @@
 import os
 import sys
 import types
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from geoeq.layers import (
 )
 from geoeq.layers.ponita_cloud import CloudKernel, lift_edges
 from geoeq.layers.ponita_conv import DistanceKernel
-from geoeq.layers.ponita_edges import join_pairs
+from geoeq.layers.ponita_edges import Pairs, join_pairs
 from geoeq.layers.ponita_kernel import (
     KernelBasis,
     OrientationGrid,
@@ -34,9 +35,9 @@ from geoeq.layers.ponita_kernel import (
     polynomial_window,
     tensor_power_columns,
 )
-from geoeq.layers.ponita_zonal import zonal_polynomials
-from geoeq.ops import scatter_mean
-from geoeq.ops.sphere import directions, spherical_harmonics
+from geoeq.ops import scatter_mean, use_backend
+from geoeq.ops.backends import interpreting
+from geoeq.ops.sphere import directions, spherical_harmonics, zonal_polynomials
 
 SMALL = {"hidden": 8, "basis": 12}
 GRIDS = ["octahedron", "cube", "icosahedron", "dodecahedron", 16]
@@ -242,24 +243,28 @@ def test_convolution_equals_the_sum_over_edges(kind, grid):
 # -------------------------------------------------------------------------------------- fast steps and plain steps
 
 
+def pair_sum(x, kernel, sender, receiver, loops, mirrored):
+    return ponita_sums.pair_sum(x, kernel, Pairs(sender, receiver, None, mirrored, loops, None))
+
+
 def _arguments(step, requires_grad=True):
     n, o, c, p = 5, 4, 3, 6
     sender, receiver = torch.randint(0, n, (2, p))
     table = {
         "pairs": (
-            lambda x, k, *a: ponita_sums.pair_sum(x, k, *a[:3], mirrored=a[3]),
+            pair_sum,
             ponita_sums._plain_pairs,
             [(n, o, c), (p, o, c)],
             (sender, receiver, None, False),
         ),
         "mirrored": (
-            lambda x, k, *a: ponita_sums.pair_sum(x, k, *a[:3], mirrored=a[3]),
+            pair_sum,
             ponita_sums._plain_pairs,
             [(n, o, c), (p + 1, o, c)],
             (sender, receiver, torch.randint(0, 3, (n,)), True),
         ),
         "one orientation": (
-            lambda x, k, *a: ponita_sums.pair_sum(x, k, *a[:3], mirrored=a[3]),
+            pair_sum,
             ponita_sums._plain_pairs,
             [(n, 1, c), (p, 1, c)],
             (sender, receiver, None, True),
@@ -334,6 +339,26 @@ def test_kernels_without_window_and_without_all_layers():
     expected, _ = ponita_step._plain_kernels(*tensors)
     wanted = tensors[1:5]
     assert_same(torch.autograd.grad(first.sum(), wanted), torch.autograd.grad(expected.sum(), wanted), 1e-12)
+
+
+@pytest.mark.skipif(
+    not find_spec("triton") or not (torch.cuda.is_available() or interpreting()),
+    reason="needs triton and a GPU, or triton and TRITON_INTERPRET=1",
+)
+@pytest.mark.parametrize("kernel", [PonitaKernel, CloudKernel, ZonalKernel, DistanceKernel])
+@pytest.mark.parametrize("undirected", [True, False])
+def test_kernels_of_a_gpu_give_the_same_network(kernel, undirected):
+    options = {"grid": 4} if kernel is PonitaKernel else {"max_degree": 1} if kernel is ZonalKernel else {}
+    net = PonitaNet(1, 0, 1, 0, kernel(**options, hidden=4, basis=4), hidden=2, n_layers=2).double()
+    edges = complete(3)[:, slice(None) if undirected else slice(1, None)]
+    pos, scalars, results = torch.randn(3, 3).double().requires_grad_(), torch.randn(3, 1).double(), []
+    for backend in ("torch", "triton"):
+        with use_backend(backend):
+            out, _ = net(pos, edges, scalars)
+            (force,) = torch.autograd.grad(out.square().sum(), pos, create_graph=True)
+            weights = torch.autograd.grad(force.square().sum(), list(net.kernel.spatial.parameters()))
+            results.append([out, force, *weights])
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-10)
 
 
 # ---------------------------------------------------------------------------------------------------------- symmetry
