@@ -33,7 +33,8 @@ def rigid_parts(
     """Sort the nodes of a batch into isolated ones, rigid bodies (sticks are the smallest) and hinges.
 
     A part is a hinge if exactly one of its nodes, the pivot, receives a rod from every other node of the part: its rods
-    turn about the pivot, one by one. Any other part is a rigid body. A body of one node is free.
+    turn about the pivot, one by one. Any other part is a rigid body. A body of one node is free. Rods that join two
+    parts hold nothing.
 
     Args:
         part: part of its own graph that a node belongs to, int64 [N].
