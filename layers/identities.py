@@ -39,6 +39,11 @@ class Identities(nn.Module):
         self.n_nodes, self.width, self.scalars = n_nodes, irreps.dim, irreps.count("0e")
         rep = Nodes(n_nodes, Irreps([(self.scalars, "0e")]), order)
         self.table = TypedLinear("1x0e", rep, bias=False, mode=mode, group=S(n_nodes))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Nobody has an identity at first."""
+        nn.init.zeros_(self.table.weight)
 
     def forward(self, nodes: Tensor, total: int) -> Tensor:
         if total % self.n_nodes:

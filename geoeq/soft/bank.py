@@ -42,6 +42,13 @@ class Shrinkage(NamedTuple):
     tied: list[tuple[TiedEntries, TiedStep]]
 
 
+class Selection(NamedTuple):
+    """Some weights: their entries in the joint vector, and their tied blocks of each kind."""
+
+    entries: Tensor
+    blocks: list[Tensor]
+
+
 class WeightBank(nn.Module):
     """Residuals and proximal steps of many typed weights for many symmetries at once.
 
@@ -132,19 +139,39 @@ class WeightBank(nn.Module):
         with torch.autocast(flat.device.type, enabled=False):  # half precision would blur what is nearly zero
             return self._over_terms(flat.square(), [own.coordinates(flat).square() for own in self.tied])
 
-    def inner(self, a: Tensor, b: Tensor) -> Tensor:
-        r""":math:`\langle A, B - P_k B\rangle` of two joint vectors, a gradient and the weights, ``[maps, terms]``."""
-        with torch.autocast(a.device.type, enabled=False):
-            tied = [own.coordinates(a, centred=False) * own.coordinates(b) for own in self.tied]
-            return self._over_terms(a * b, tied)
+    def select(self, chosen: Tensor) -> Selection:
+        """The weights that are ``chosen [maps]``, for :meth:`inner`."""
+        inside = chosen.repeat_interleave(torch.tensor(self.sizes, device=chosen.device))
+        return Selection(inside.nonzero().squeeze(1), [chosen[tied.owner].nonzero().squeeze(1) for tied in self.tied])
 
-    def _over_terms(self, entries: Tensor, tied: list[Tensor]) -> Tensor:
-        """Sums over each term of each weight, ``[maps, terms]``, of numbers of all entries and of tied coordinates."""
+    def inner(self, a: Tensor, b: Tensor, selection: Selection | None = None) -> Tensor:
+        r""":math:`\langle A, B - P_k B\rangle` of two joint vectors, a gradient and the weights, ``[maps, terms]``.
+
+        With a ``selection`` only the rows of its weights are filled.
+        """
+        entries: Tensor | None = None if selection is None else selection.entries
+        blocks: list[Tensor | None] = [None] * len(self.tied) if selection is None else [*selection.blocks]
+        pairs = list(zip(self.tied, blocks, strict=True))
+        with torch.autocast(a.device.type, enabled=False):
+            tied = [own.coordinates(a, of, centred=False) * own.coordinates(b, of) for own, of in pairs]
+            whole = a * b if entries is None else a.index_select(0, entries) * b.index_select(0, entries)
+            return self._over_terms(whole, tied, entries, blocks)
+
+    def _over_terms(
+        self,
+        entries: Tensor,
+        tied: Sequence[Tensor],
+        places: Tensor | None = None,
+        blocks: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
+        """Sums over each term of each weight, ``[maps, terms]``, of numbers of entries and of tied coordinates."""
         maps, patterns = len(self.parameters_), self.patterns.to(entries)
-        total = entries.new_zeros(maps * len(patterns)).index_add(0, self.factor, entries)
+        factor = self.factor if places is None else self.factor.index_select(0, places)
+        total = entries.new_zeros(maps * len(patterns)).index_add(0, factor, entries)
         total = total.view(maps, len(patterns)) @ patterns
-        for own, values in zip(self.tied, tied, strict=True):
-            total = total.index_add(0, own.owner, values @ own.forbidden.to(values).T)
+        for own, values, of in zip(self.tied, tied, blocks or [None] * len(tied), strict=True):
+            owner = own.owner if of is None else own.owner.index_select(0, of)
+            total = total.index_add(0, owner, values @ own.forbidden.to(values).T)
         return total
 
     def prepare(self, strengths: Tensor, steps: Tensor) -> Shrinkage:
@@ -162,6 +189,8 @@ class WeightBank(nn.Module):
         factors = torch.where(total < HARD, 1.0 / (1.0 + total), 0.0).to(self.parameters_[0])
         entries = factors.reshape(-1).index_select(0, self.factor)
         tied = [(own, own.prepare(finite, steps)) for own in self.tied]
+        for own, step in tied:
+            entries[own.index] = step.keep
         return Shrinkage(list(range(len(self.sizes))), entries, self.constrained, tied)
 
     def restrict(self, prepared: Shrinkage, chosen: Tensor) -> Shrinkage:
@@ -211,11 +240,11 @@ class WeightBank(nn.Module):
                 return flat.mul_(prepared.entries)
             sizes = [step.share.shape[0] * tied.offset.shape[0] for tied, step in prepared.tied]
             rows = flat.index_select(0, prepared.constrained).split(sizes)
-            shrunk = [
-                tied.shrunk(own.view(-1, tied.offset.shape[0]), step, centred=centred).reshape(-1)
+            added = [
+                tied.added(own.view(-1, tied.offset.shape[0]), step, centred=centred).reshape(-1)
                 for (tied, step), own in zip(prepared.tied, rows, strict=True)
             ]
-            return flat.mul_(prepared.entries).index_copy_(0, prepared.constrained, torch.cat(shrunk))
+            return flat.mul_(prepared.entries).index_add_(0, prepared.constrained, torch.cat(added))
 
 
 def _offset(spaces: Sequence[PairSpace]) -> Tensor:

@@ -125,9 +125,9 @@ class TiedEntries(_Constants):
         self._spectra: list[tuple[Tensor, Tensor, Tensor]] = []
         self._kept: dict[tuple[bool, ...], bool] = {}
 
-    def coordinates(self, flat: Tensor, *, centred: bool = True) -> Tensor:
-        """Coordinates ``[blocks, J]`` of the joint vector ``flat`` along what is forbidden."""
-        rows = flat[self.index]
+    def coordinates(self, flat: Tensor, blocks: Tensor | None = None, *, centred: bool = True) -> Tensor:
+        """Coordinates ``[blocks, J]`` of the joint vector ``flat`` along what is forbidden, of all or some blocks."""
+        rows = flat[self.index if blocks is None else self.index.index_select(0, blocks)]
         return (rows - self.offset if centred and self.affine else rows) @ self.frame
 
     def prepare(self, strengths: Tensor, steps: Tensor) -> TiedStep:
@@ -136,9 +136,8 @@ class TiedEntries(_Constants):
             values, vectors = self._spectrum(strengths.clamp(max=INFINITE_OBLIQUE))
             total = values * steps[self.owners].unsqueeze(1)  # [owners, R]
             share = torch.repeat_interleave(total / (1.0 + total), torch.tensor(self.counts).to(total.device), 0)
-            return TiedStep(
-                share.new_ones(1, 1).to(self.frame), -share.to(self.frame), vectors.to(self.frame), self.counts
-            )
+            share = -share.to(self.frame)
+            return TiedStep(torch.ones_like(share[:, :1]), share, vectors.to(share), self.counts)
         total = (strengths * steps.unsqueeze(1)) @ self.masters["patterns"].to(strengths).T  # [maps, P]
         share = total / (1.0 + total)
         own = share[:, self.base : self.base + 1]
@@ -151,21 +150,19 @@ class TiedEntries(_Constants):
         blocks = chosen[self.owner]
         owners = chosen[self.owners].tolist()
         counts = [count for count, inside in zip(self.counts, owners, strict=True) if inside]
-        keep = step.keep if len(step.keep) == 1 else step.keep[blocks]
+        keep = step.keep[blocks]
         vectors = step.vectors if step.vectors.dim() == 2 else step.vectors[chosen[self.owners]]
         return TiedStep(keep, step.share[blocks], vectors, counts)
 
-    def shrunk(self, rows: Tensor, step: TiedStep, *, centred: bool) -> Tensor:
-        """``rows [blocks, R]`` after the step; ``centred`` on the offset, unless they are gradients."""
+    def added(self, rows: Tensor, step: TiedStep, *, centred: bool) -> Tensor:
+        """What is added to ``step.keep * rows [blocks, R]``; ``centred`` on the offset, unless rows are gradients."""
         inner = rows - self.offset if centred and self.affine else rows
         if step.vectors.dim() == 2:
             moved = ((inner @ step.vectors).mul_(step.share)) @ step.vectors.T
         else:
             parts = zip(inner.split(step.counts), step.share.split(step.counts), step.vectors, strict=True)
             moved = torch.cat([((part @ own) * share) @ own.T for part, share, own in parts])
-        if inner is rows:
-            return torch.addcmul(moved, rows, step.keep)
-        return rows + torch.addcmul(moved, inner, step.keep - 1.0)  # nothing moves nothing, to the last bit
+        return moved if inner is rows else moved + (1.0 - step.keep) * self.offset
 
     def keeps_elementwise(self, held: Tensor) -> bool:
         """Whether elementwise odd functions map what the terms ``held [terms]`` leave into itself."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geoeq.soft.bank import WeightBank
+from geoeq.soft.bank import Selection, WeightBank
 from geoeq.soft.block_kind import BlockKind
 from geoeq.soft.tuners.base import Tuner, uniform
 
@@ -117,6 +117,7 @@ class Evidence(Tuner):
         self.register_buffer("second", torch.zeros_like(entries))
         for name in ("open", "along", "along_square", "along_seen"):
             self.register_buffer(name, torch.zeros_like(bank.codim))
+        self._opened: tuple[int, Selection] | None = None
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.register_buffer("loss", torch.zeros((), dtype=torch.float64))
@@ -135,7 +136,9 @@ class Evidence(Tuner):
         self.steps += 1  # type: ignore[assignment, operator]
         self.sizes[0], self.sizes[1] = batch_size, n_targets
         if bool(self.open.any()):
-            along = bank.inner(grads, bank.flat().detach()).to(self.along) * self.open
+            if self._opened is None or self._opened[0] != self.open._version:
+                self._opened = self.open._version, bank.select(self.open.any(1))
+            along = bank.inner(grads, bank.flat().detach(), self._opened[1]).to(self.along) * self.open
             self.along.lerp_(along, share)
             self.along_square.lerp_(along.square(), share)
             self.along_seen.lerp_(self.open, share)
@@ -174,9 +177,8 @@ class Evidence(Tuner):
         gain = 0.5 * bank.codim * (ratio - 1.0 - ratio.clamp(min=1.0).log())  # of log evidence, in nats
         gain = torch.where(ratio > torch.maximum(noise_limit(bank.codim), limit), gain, 0.0)
         convincing = gain > MINOR * gain.max()
-        if progress >= self.patience:
-            return convincing
-        convincing &= gain > EARLY * (1.0 - progress / self.patience)
+        if progress < self.patience:
+            convincing &= gain > EARLY * (1.0 - progress / self.patience)
         return convincing & (is_open | _last_rival(torch.where(convincing & ~is_open, gain, 0.0)))
 
     def pull(self, bank: WeightBank, n_samples: int) -> tuple[Tensor, Tensor]:
