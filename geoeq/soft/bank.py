@@ -8,7 +8,7 @@ cost a handful of matrix products in all. The subspaces that get a strength of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,11 +42,21 @@ class Shrinkage(NamedTuple):
     tied: list[tuple[TiedEntries, TiedStep]]
 
 
-class Selection(NamedTuple):
-    """Some weights: their entries in the joint vector, and their tied blocks of each kind."""
+class Coordinates(NamedTuple):
+    """A number for every entry of the joint vector, and for every tied coordinate of each kind, ``[blocks, J]``.
+
+    Entries that are tied, or that nothing forbids, have a number here that counts for no term.
+    """
 
     entries: Tensor
-    blocks: list[Tensor]
+    tied: list[Tensor]
+
+    def combined(self, function: Callable[..., Tensor], *others: Coordinates) -> Coordinates:
+        """``function`` of these numbers and those of ``others``."""
+        pairs = zip(self.tied, *(other.tied for other in others), strict=True)
+        return Coordinates(
+            function(self.entries, *(other.entries for other in others)), [function(*tied) for tied in pairs]
+        )
 
 
 class WeightBank(nn.Module):
@@ -124,8 +134,7 @@ class WeightBank(nn.Module):
 
     def flat(self, tensors: Sequence[Tensor] | None = None) -> Tensor:
         """The attached weights, or ``tensors`` of their shapes, as one vector."""
-        tensors = self.parameters_ if tensors is None else tensors
-        return torch.cat([t.reshape(-1) for t in tensors])
+        return torch.cat([t.reshape(-1) for t in (self.parameters_ if tensors is None else tensors)])
 
     def _views(self) -> list[Tensor]:
         """The weights as vectors that share their memory; made anew only when a weight has moved."""
@@ -134,45 +143,45 @@ class WeightBank(nn.Module):
             self._shared = places, [p.data.view(-1) for p in self.parameters_]
         return self._shared[1]
 
+    def coordinates(self, flat: Tensor, *, centred: bool = True) -> Coordinates:
+        """The joint vector ``flat`` along what is forbidden; not ``centred`` if it is a gradient."""
+        with torch.autocast(flat.device.type, enabled=False):  # half precision would blur what is nearly zero
+            return Coordinates(flat, [tied.coordinates(flat, centred=centred) for tied in self.tied])
+
+    def variances(self, flat: Tensor) -> Coordinates:
+        """Variances along what is forbidden where entries have the variances ``flat``."""
+        return Coordinates(flat, [flat[tied.index] @ tied.cast("frame", flat).square() for tied in self.tied])
+
+    def over_terms(self, values: Coordinates) -> Tensor:
+        """Sums over each term of each weight, ``[maps, terms]``."""
+        maps, patterns = len(self.parameters_), self.patterns.to(values.entries)
+        total = values.entries.new_zeros(maps * len(patterns)).index_add(0, self.factor, values.entries)
+        with torch.autocast(total.device.type, enabled=False):
+            total = total.view(maps, len(patterns)) @ patterns
+            for own, numbers in zip(self.tied, values.tied, strict=True):
+                total = total.index_add(0, own.owner, numbers @ own.forbidden.to(numbers).T)
+        return total
+
+    def of_terms(self, numbers: Tensor) -> Coordinates:
+        """For every coordinate the sum of ``numbers [maps, terms]`` over the terms that forbid it."""
+        entries = (numbers @ self.patterns.to(numbers).T).reshape(-1).index_select(0, self.factor)
+        return Coordinates(entries, [(numbers @ own.forbidden.to(numbers))[own.owner] for own in self.tied])
+
     def squared_residuals(self, flat: Tensor) -> Tensor:
         r"""What each term forbids, :math:`\|W - P_k W\|^2`, ``[maps, terms]``; differentiable."""
-        with torch.autocast(flat.device.type, enabled=False):  # half precision would blur what is nearly zero
-            return self._over_terms(flat.square(), [own.coordinates(flat).square() for own in self.tied])
+        return self.over_terms(self.coordinates(flat).combined(torch.square))
 
-    def select(self, chosen: Tensor) -> Selection:
-        """The weights that are ``chosen [maps]``, for :meth:`inner`."""
-        inside = chosen.repeat_interleave(torch.tensor(self.sizes, device=chosen.device))
-        return Selection(inside.nonzero().squeeze(1), [chosen[tied.owner].nonzero().squeeze(1) for tied in self.tied])
+    def inner(self, a: Tensor, b: Tensor) -> Tensor:
+        r""":math:`\langle A, B - P_k B\rangle` of two joint vectors, a gradient and the weights, ``[maps, terms]``."""
+        return self.over_terms(self.coordinates(a, centred=False).combined(torch.mul, self.coordinates(b)))
 
-    def inner(self, a: Tensor, b: Tensor, selection: Selection | None = None) -> Tensor:
-        r""":math:`\langle A, B - P_k B\rangle` of two joint vectors, a gradient and the weights, ``[maps, terms]``.
-
-        With a ``selection`` only the rows of its weights are filled.
-        """
-        entries: Tensor | None = None if selection is None else selection.entries
-        blocks: list[Tensor | None] = [None] * len(self.tied) if selection is None else [*selection.blocks]
-        pairs = list(zip(self.tied, blocks, strict=True))
-        with torch.autocast(a.device.type, enabled=False):
-            tied = [own.coordinates(a, of, centred=False) * own.coordinates(b, of) for own, of in pairs]
-            whole = a * b if entries is None else a.index_select(0, entries) * b.index_select(0, entries)
-            return self._over_terms(whole, tied, entries, blocks)
-
-    def _over_terms(
-        self,
-        entries: Tensor,
-        tied: Sequence[Tensor],
-        places: Tensor | None = None,
-        blocks: Sequence[Tensor | None] | None = None,
-    ) -> Tensor:
-        """Sums over each term of each weight, ``[maps, terms]``, of numbers of entries and of tied coordinates."""
-        maps, patterns = len(self.parameters_), self.patterns.to(entries)
-        factor = self.factor if places is None else self.factor.index_select(0, places)
-        total = entries.new_zeros(maps * len(patterns)).index_add(0, factor, entries)
-        total = total.view(maps, len(patterns)) @ patterns
-        for own, values, of in zip(self.tied, tied, blocks or [None] * len(tied), strict=True):
-            owner = own.owner if of is None else own.owner.index_select(0, of)
-            total = total.index_add(0, owner, values @ own.forbidden.to(values).T)
-        return total
+    def part(self, flat: Tensor, term: int) -> Tensor:
+        """What one term forbids in the joint vector ``flat``, a joint vector."""
+        entries = self.patterns[:, term].repeat(len(self.parameters_)).to(flat).index_select(0, self.factor)
+        found = flat * entries
+        for own, numbers in zip(self.tied, self.coordinates(flat).tied, strict=True):
+            found[own.index] = (numbers * own.forbidden[term]) @ own.frame.T
+        return found
 
     def prepare(self, strengths: Tensor, steps: Tensor) -> Shrinkage:
         r"""What :meth:`prox` multiplies by, to be used again as long as strengths and steps stay the same.

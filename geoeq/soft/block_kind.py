@@ -23,6 +23,11 @@ class _Constants(nn.Module):
         for name, tensor in masters.items():
             self.register_buffer(name, tensor.float(), persistent=False)
 
+    def cast(self, name: str, like: Tensor) -> Tensor:
+        """A constant in the dtype of ``like``."""
+        own = getattr(self, name)
+        return own if own.dtype == like.dtype else self.masters[name].to(like)
+
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
         for name, master in self.masters.items():
@@ -125,10 +130,11 @@ class TiedEntries(_Constants):
         self._spectra: list[tuple[Tensor, Tensor, Tensor]] = []
         self._kept: dict[tuple[bool, ...], bool] = {}
 
-    def coordinates(self, flat: Tensor, blocks: Tensor | None = None, *, centred: bool = True) -> Tensor:
-        """Coordinates ``[blocks, J]`` of the joint vector ``flat`` along what is forbidden, of all or some blocks."""
-        rows = flat[self.index if blocks is None else self.index.index_select(0, blocks)]
-        return (rows - self.offset if centred and self.affine else rows) @ self.frame
+    def coordinates(self, flat: Tensor, *, centred: bool = True) -> Tensor:
+        """Coordinates ``[blocks, J]`` of the joint vector ``flat`` along what is forbidden."""
+        rows = flat[self.index]
+        rows = rows - self.cast("offset", flat) if centred and self.affine else rows
+        return rows @ self.cast("frame", flat)
 
     def prepare(self, strengths: Tensor, steps: Tensor) -> TiedStep:
         """The step with ``strengths [maps, terms]`` and ``steps [maps]``, float64."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors as flatten
 from torch.optim import Optimizer
 
 from geoeq.groups import Group, parse
-from geoeq.soft.bank import Shrinkage, WeightBank
+from geoeq.soft.bank import WeightBank
 from geoeq.soft.functional import Reps
 from geoeq.soft.functional_equivariance import DualAscent, FunctionalEquivariance
 from geoeq.soft.intervals import InputRecord, record_inputs
 from geoeq.soft.levels import Levels, level_table
+from geoeq.soft.proximal import ProximalStep
 from geoeq.soft.steps import StepSizes
 from geoeq.soft.tuners import Evidence, Fixed, Tuner
 from geoeq.soft.typed_layer import TypedLayer, typed_layers
@@ -50,29 +51,6 @@ class Attachment:
         if self.unconstrained:
             lines.append(f"no covered weight can break: {', '.join(self.unconstrained)}")
         return "\n".join(lines)
-
-
-class _Version(NamedTuple):
-    """A tensor as it was."""
-
-    tensor: Tensor
-    version: int
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> _Version:
-        return cls(tensor, tensor._version)
-
-    def is_of(self, tensor: Tensor) -> bool:
-        return tensor is self.tensor and tensor._version == self.version
-
-
-class _Step(NamedTuple):
-    """A proximal step made ready: of all weights, and of those that need it after projected gradients."""
-
-    strengths: _Version
-    sizes: Tensor
-    whole: Shrinkage
-    rest: Shrinkage
 
 
 class SoftEquivariance(nn.Module):
@@ -109,9 +87,6 @@ class SoftEquivariance(nn.Module):
         self._layers: list[TypedLayer] = []
         self._records: list[InputRecord] | None = None
         self.functional: FunctionalEquivariance | None = None
-        self._step: _Step | None = None
-        self._hold: tuple[_Version, Shrinkage | None] | None = None
-        self._projected = False
 
     @property
     def attached(self) -> bool:
@@ -150,12 +125,13 @@ class SoftEquivariance(nn.Module):
             )
         self.functional = None
         self._model = (model,)  # in a tuple, not as a submodule: the weights belong to the model alone
-        self._layers, self._records, self._step, self._hold = layers, None, None, None
+        self._layers, self._records = layers, None
         self.bank = WeightBank(maps, groups, split=self.tuner.split).to(maps[0].parameter)
         names = list(self.symmetries)
         self.register_buffer("strengths", self.tuner.initial(self.bank, names))
         self.tuner.to(maps[0].parameter.device)
         self.step_sizes = StepSizes(self.bank.parameters_)
+        self._step = ProximalStep(self.bank, self.tuner.held)
         typed_ids = {id(typed.parameter) for typed in maps}
         exact_ids = {id(p) for m in model.modules() if getattr(m, "equivariant", False) for p in m.parameters()}
         return Attachment(
@@ -184,9 +160,9 @@ class SoftEquivariance(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
-        self._step = self._hold = None
-        if self._layers:  # logarithms of strengths outrun half and single precision
-            self.strengths = self.strengths.double()
+        if self._layers:
+            self.strengths = self.strengths.double()  # their logarithms outrun half and single precision
+            self._step = ProximalStep(self.bank, self.tuner.held)
         return self
 
     def penalty(self, *inputs: object) -> Tensor:
@@ -218,20 +194,7 @@ class SoftEquivariance(nn.Module):
         :meth:`penalty`.
         """
         self._need_typed()
-        sizes = self.step_sizes(optimizer)
-        known = self._step
-        if known is None or known.sizes is not sizes or not known.strengths.is_of(self.strengths):
-            known = self._step = self._prepare(sizes)
-            self.bank.prox(known.whole)  # also takes off what rounding has left since the last time
-        else:
-            self.bank.prox(known.rest if self._projected else known.whole)
-        self._projected = False
-
-    def _prepare(self, sizes: Tensor) -> _Step:
-        """The proximal step made ready for these step sizes and the present strengths."""
-        held = self.strengths.masked_fill(self.strengths >= self.tuner.held, math.inf)
-        whole = self.bank.prepare(held, sizes)
-        return _Step(_Version.of(self.strengths), sizes, whole, self.bank.restrict(whole, self.bank.unsettled(held)))
+        self._step(self.strengths, self.step_sizes(optimizer))
 
     @torch.no_grad()
     def observe(self, loss: float | Tensor, batch_size: int, n_targets: int = 1) -> None:
@@ -249,27 +212,13 @@ class SoftEquivariance(nn.Module):
         if self.functional is not None:
             return
         self._need_typed()
-        hold = self._holding()
         wanted = self.tuner.wants_gradients()
-        if not wanted and hold is None:
+        if not wanted and not self._step.holds(self.strengths):
             return
         grads = self._gradients()
         if wanted:
             self.tuner.observe(self.bank, grads, torch.as_tensor(loss).detach(), batch_size, n_targets)
-        if hold is not None:
-            pieces = self.bank.shrink(grads, hold, centred=False).split(self.bank.sizes)
-            for parameter, piece in zip(self.bank.parameters_, pieces, strict=True):
-                if parameter.grad is not None:
-                    parameter.grad = piece.view_as(parameter)
-            self._projected = True
-
-    def _holding(self) -> Shrinkage | None:
-        """The projection on what is held, anew only if strengths have changed; None if nothing is held."""
-        if self._hold is None or not self._hold[0].is_of(self.strengths):
-            held = torch.zeros_like(self.strengths).masked_fill(self.strengths >= self.tuner.held, math.inf)
-            ready = self.bank.prepare(held, torch.ones_like(held[:, 0])) if bool(held.any()) else None
-            self._hold = _Version.of(self.strengths), ready
-        return self._hold[1]
+        self._step.project_gradients(self.strengths, grads)
 
     @torch.no_grad()
     def observe_validation(self) -> None:
@@ -278,7 +227,7 @@ class SoftEquivariance(nn.Module):
         self.tuner.observe_validation(self.bank, self._gradients())
 
     def _gradients(self) -> Tensor:
-        return self.bank.flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.bank.parameters_])
+        return flatten([torch.zeros_like(p) if p.grad is None else p.grad for p in self.bank.parameters_])
 
     @torch.no_grad()
     def tune(self, progress: float, n_samples: int) -> None:

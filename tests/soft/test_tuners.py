@@ -85,7 +85,7 @@ def test_what_the_data_would_lose_is_known_although_coordinates_act_together():
     tuner = Evidence(window=100, every=1)
     soft = SoftEquivariance({"rotation": O(3)}, tuner)
     soft.attach(layer)
-    tuner.open.fill_(1.0)
+    tuner.slopes.open.fill_(1.0)
     with torch.no_grad():
         layer.weight[2] = 0.5 / 8
     for _ in range(400):
@@ -104,7 +104,7 @@ def test_what_the_data_would_lose_is_known_although_coordinates_act_together():
 
 def test_a_weight_that_carries_much_is_not_called_back_when_its_coordinates_look_small():
     soft = train(TypedLinear(REP, "4x1o", mode="soft"), along_z(0.3))
-    assert bool(soft.tuner.open.any())
+    assert bool(soft.tuner.slopes.open.any())
     strengths = soft.strengths.clone()
     for _ in range(5):
         soft.tune(1.0, 600)

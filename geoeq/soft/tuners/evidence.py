@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from geoeq.soft.bank import Selection, WeightBank
-from geoeq.soft.block_kind import BlockKind
+from geoeq.soft.bank import Coordinates, WeightBank
 from geoeq.soft.tuners.base import Tuner, uniform
+from geoeq.soft.tuners.slopes import Slopes
 
 __all__ = ["Evidence"]
 
@@ -21,17 +20,15 @@ MINOR, RIVAL = 0.01, 0.1
 
 
 class Pull(NamedTuple):
-    r"""What the data say of the coordinates of one kind of blocks.
+    r"""What the data say of every coordinate.
 
     Attributes:
-        kind: the blocks.
-        square: :math:`N \kappa\, q^2`, ``[blocks, J]``.
-        curvature: h, ``[blocks, J]``.
+        square: :math:`N \kappa\, q^2`.
+        curvature: h.
     """
 
-    kind: BlockKind
-    square: Tensor
-    curvature: Tensor
+    square: Coordinates
+    curvature: Coordinates
 
 
 class Evidence(Tuner):
@@ -79,10 +76,6 @@ class Evidence(Tuner):
     weight: Tensor
     loss: Tensor
     sizes: Tensor
-    open: Tensor
-    along: Tensor
-    along_square: Tensor
-    along_seen: Tensor
 
     def __init__(
         self,
@@ -115,9 +108,7 @@ class Evidence(Tuner):
         entries = bank.flat().detach()
         self.register_buffer("mean", torch.zeros_like(entries))
         self.register_buffer("second", torch.zeros_like(entries))
-        for name in ("open", "along", "along_square", "along_seen"):
-            self.register_buffer(name, torch.zeros_like(bank.codim))
-        self._opened: tuple[int, Selection] | None = None
+        self.slopes = Slopes(bank, self.window)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.register_buffer("loss", torch.zeros((), dtype=torch.float64))
@@ -135,13 +126,7 @@ class Evidence(Tuner):
         self.loss.lerp_(loss.to(self.loss), share)
         self.steps += 1  # type: ignore[assignment, operator]
         self.sizes[0], self.sizes[1] = batch_size, n_targets
-        if bool(self.open.any()):
-            if self._opened is None or self._opened[0] != self.open._version:
-                self._opened = self.open._version, bank.select(self.open.any(1))
-            along = bank.inner(grads, bank.flat().detach(), self._opened[1]).to(self.along) * self.open
-            self.along.lerp_(along, share)
-            self.along_square.lerp_(along.square(), share)
-            self.along_seen.lerp_(self.open, share)
+        self.slopes.observe(bank, grads)
 
     def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
         if not int(self.calls):  # type: ignore[arg-type]
@@ -156,18 +141,16 @@ class Evidence(Tuner):
             )
         if int(self.steps) < self.window:  # type: ignore[arg-type]
             return strengths
-        pulls = list(self._pulls(bank, n_samples))
-        ratio, curvature = self._ratio(bank, pulls)
-        ratio = torch.maximum(ratio, self._loss_without(bank, n_samples))
+        pull = self._pull(bank, n_samples)
+        ratio, curvature = self._ratio(bank, pull)
+        ratio = torch.maximum(ratio, self._loss_without(bank, n_samples))  # Wald's test of what is let go
         start = curvature / (ratio - 1.0).clamp(min=self.margin - 1.0)
-        fixed_point = self._fixed_point(bank, pulls, torch.minimum(strengths, start).clamp(min=self.floor))
+        fixed_point = self._fixed_point(bank, pull, torch.minimum(strengths, start).clamp(min=self.floor))
         let_go = self._let_go(bank, ratio, strengths, progress)
         wanted = torch.where(let_go, torch.minimum(start, fixed_point), self.maximum)
         wanted = wanted.nan_to_num(self.maximum).clamp(self.floor, self.maximum)
         moved = torch.lerp(strengths.clamp(min=self.floor).log(), wanted.log(), self.rate).exp()
-        self.open.copy_((moved < self.held) & (bank.codim > 0))
-        for moment in (self.along, self.along_square, self.along_seen):
-            moment.mul_(self.open)
+        self.slopes.follow((moved < self.held) & (bank.codim > 0))
         return torch.where(bank.codim > 0, moved, torch.zeros_like(moved))
 
     def _let_go(self, bank: WeightBank, ratio: Tensor, strengths: Tensor, progress: float) -> Tensor:
@@ -183,34 +166,25 @@ class Evidence(Tuner):
 
     def pull(self, bank: WeightBank, n_samples: int) -> tuple[Tensor, Tensor]:
         r"""The ratio :math:`\rho` and the mean curvature :math:`\bar h`, each ``[maps, terms]``, float64."""
-        return self._ratio(bank, list(self._pulls(bank, n_samples)))
+        return self._ratio(bank, self._pull(bank, n_samples))
 
-    def _pulls(self, bank: WeightBank, n_samples: int) -> Iterator[Pull]:
-        steps = int(self.steps)  # type: ignore[arg-type]
-        seen = 1.0 - (1.0 - 1.0 / self.window) ** steps
+    def _pull(self, bank: WeightBank, n_samples: int) -> Pull:
+        seen = 1.0 - (1.0 - 1.0 / self.window) ** int(self.steps)  # type: ignore[arg-type]
         kappa, independent = self._scales(n_samples)
-        mean = self.mean / seen
-        curvature = kappa * independent * (self.second / seen - mean.square()).clamp(min=0.0)
-        weights = bank.flat().detach()
-        for kind in bank.kinds:
-            w = kind.coordinates(weights).double()
-            g = kind.coordinates(mean, centred=False).double()
-            h = (curvature[kind.index] @ kind.frame.square()).double().clamp(min=torch.finfo(torch.float32).tiny)
-            yield Pull(kind, n_samples * kappa * (h * w - g).square(), h)
+        mean = self.mean.double() / seen
+        spread = (self.second.double() / seen - mean.square()).clamp(min=0.0)
+        least = torch.finfo(torch.float32).tiny
+        curvature = bank.variances(kappa * independent * spread).combined(lambda h: h.clamp(min=least))
+        pulls = bank.coordinates(bank.flat().detach().double()).combined(
+            lambda w, g, h: n_samples * kappa * (h * w - g).square(), bank.coordinates(mean, centred=False), curvature
+        )
+        return Pull(pulls, curvature)
 
     def _loss_without(self, bank: WeightBank, n_samples: int) -> Tensor:
-        r"""What the data would lose without what a term forbids in a weight, over the noise, ``[maps, terms]``.
-
-        :math:`\tfrac2c N \kappa\,(\tfrac12 \Delta^T H \Delta - g^T \Delta)` with :math:`\Delta` that part of the
-        weight, the ratio of Wald's test. The mean of the slopes :math:`g^T \Delta` of single steps is the slope, and
-        their variance the curvature, which knows of coordinates that act together what the diagonal does not.
-        """
-        seen = self.along_seen.clamp(min=1.0 / self.window)
-        slope = self.along / seen
-        spread = (self.along_square / seen - slope.square()).clamp(min=0.0)
+        """What the data would lose without what is let go, over what noise would, ``[maps, terms]``."""
         kappa, independent = self._scales(n_samples)
-        change = 0.5 * kappa * independent * spread - slope
-        return 2.0 * n_samples * kappa * change / bank.codim.clamp(min=1.0)
+        self.slopes.refresh(bank)
+        return 2.0 * n_samples * kappa * self.slopes.loss_without(kappa * independent) / bank.codim.clamp(min=1.0)
 
     def _scales(self, n_samples: int) -> tuple[float, float]:
         r""":math:`\kappa`, and the number of independent samples in a batch: those without replacement share some."""
@@ -219,30 +193,18 @@ class Evidence(Tuner):
         return n_targets / (2.0 * float(self.loss) / seen), batch_size / (1.0 - batch_size / n_samples)
 
     @staticmethod
-    def _ratio(bank: WeightBank, pulls: Sequence[Pull]) -> tuple[Tensor, Tensor]:
+    def _ratio(bank: WeightBank, pull: Pull) -> tuple[Tensor, Tensor]:
         codim = bank.codim.clamp(min=1.0)
-        return (
-            _over_terms(bank, ((p.kind, p.square / p.curvature) for p in pulls)) / codim,
-            _over_terms(bank, ((p.kind, p.curvature) for p in pulls)) / codim,
-        )
+        ratios = pull.square.combined(torch.div, pull.curvature)
+        return bank.over_terms(ratios) / codim, bank.over_terms(pull.curvature) / codim
 
     @staticmethod
-    def _fixed_point(bank: WeightBank, pulls: Sequence[Pull], strengths: Tensor) -> Tensor:
+    def _fixed_point(bank: WeightBank, pull: Pull, strengths: Tensor) -> Tensor:
         r"""One step of MacKay's iteration, well-determined coordinates over squared weights, ``[maps, terms]``."""
-        determined, squares = [], []
-        for kind, square, curvature in pulls:
-            own = (strengths @ kind.forbidden.double()).index_select(0, kind.owner)
-            determined.append((kind, curvature / (curvature + own)))
-            squares.append((kind, square / (curvature + own).square()))
-        return _over_terms(bank, determined) / _over_terms(bank, squares)
-
-
-def _over_terms(bank: WeightBank, values: Iterable[tuple[BlockKind, Tensor]]) -> Tensor:
-    """Values ``[blocks, J]`` of coordinates summed over each term of each weight, ``[maps, terms]``."""
-    total = torch.zeros_like(bank.codim)
-    for kind, own in values:
-        total.index_add_(0, kind.owner, own @ kind.forbidden.double().T)
-    return total
+        own = bank.of_terms(strengths)
+        determined = pull.curvature.combined(lambda h, s: h / (h + s), own)
+        squares = pull.square.combined(lambda q, h, s: q / (h + s).square(), pull.curvature, own)
+        return bank.over_terms(determined) / bank.over_terms(squares)
 
 
 def _last_rival(gain: Tensor) -> Tensor:
