@@ -56,14 +56,20 @@ class PathGroup:
             tuple(Coupling(*row) for row in zip(x, y, out, weights, [path.factor for _, path in self.paths])),
         )
 
-    def operands(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the channelwise product takes; the rows of x may be others than those of y and of the weights."""
-        gathered = self.layouts[0].gather(x, self.x_entries), self.layouts[1].gather(y, self.y_entries)
-        return *gathered, self.weights(weight)
+    def first(self, x: Tensor) -> Tensor:
+        """Channels last, the entries of x that these paths take: [N, K1, C]."""
+        return self.layouts[0].gather(x, self.x_entries)
+
+    def second(self, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What else the channelwise product takes: y and its weights."""
+        return self.layouts[1].gather(y, self.y_entries), self.weights(weight)
+
+    def messages(self, first: Tensor, y: Tensor, weight: Tensor | None, *, unroll: bool) -> Tensor:
+        """The sum of the paths into each of ``out_entries``, one after the other: [N, K, C]."""
+        return self.product(first, *self.second(y, weight), unroll=unroll)
 
     def __call__(self, x: Tensor, y: Tensor, weight: Tensor | None, *, unroll: bool) -> Tensor:
-        """The sum of the paths into each of ``out_entries``, one after the other: [N, K, C]."""
-        return self.product(*self.operands(x, y, weight), unroll=unroll)
+        return self.messages(self.first(x), y, weight, unroll=unroll)
 
     def weights(self, weight: Tensor | None) -> Tensor | None:
         """The weights of these paths: [P, C] or [N, P, C]."""
@@ -83,7 +89,7 @@ class MixedSecond(PathGroup):
         n = len(self.paths)
         return self._plan(range(n), [self.out_entries.index(path.i_out) for _, path in self.paths], [-1] * n)
 
-    def operands(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def second(self, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
         n_mixed = self.layouts[0].muls[self.x_entries[0]]
         mixed = []
         for start, path in self.paths:
@@ -93,7 +99,7 @@ class MixedSecond(PathGroup):
                 mixed.append(y_j @ matrix.transpose(-1, -2))
             else:
                 mixed.append(y_j.sum(-1, keepdim=True).expand(-1, -1, n_mixed))
-        return self.layouts[0].gather(x, self.x_entries), torch.cat(mixed, 1), None
+        return torch.cat(mixed, 1), None
 
 
 class FullyConnected(PathGroup):
@@ -106,22 +112,22 @@ class FullyConnected(PathGroup):
         n = len(self.paths)
         return self._plan([self.y_entries.index(path.i2) for _, path in self.paths], range(n), [-1] * n)
 
-    def __call__(self, x: Tensor, y: Tensor, weight: Tensor | None, *, unroll: bool) -> Tensor:
+    def messages(self, first: Tensor, y: Tensor, weight: Tensor | None, *, unroll: bool) -> Tensor:
         assert weight is not None  # the module has checked it
-        x, y = self.layouts[0].gather(x, self.x_entries), self.layouts[1].gather(y, self.y_entries)
+        x, y = first, self.layouts[1].gather(y, self.y_entries)
         if (v := y.shape[-1]) > 1:
             u = x.shape[-1]
             x = x.unsqueeze(-1).expand(-1, -1, -1, v).flatten(2)
             y = y.unsqueeze(-2).expand(-1, -1, u, -1).flatten(2)
         pairs = self.product(x, y, None, unroll=unroll)  # [N, sum over paths of 2l + 1, u v]
-        blocks, first = [], 0
+        blocks, begin = [], 0
         for _, group in groupby(self.paths, key=lambda numbered: numbered[1].i_out):
             paths = list(group)
             dim = self.layouts[2].dims[paths[0][1].i_out]
-            parts = pairs[:, first : first + dim * len(paths)].split(dim, 1)
+            parts = pairs[:, begin : begin + dim * len(paths)].split(dim, 1)
             matrices = [weight[..., s : s + p.numel].unflatten(-1, (-1, p.shape[-1])) for s, p in paths]
             blocks.append(torch.cat(parts, 2) @ torch.cat(matrices, -2))
-            first += dim * len(paths)
+            begin += dim * len(paths)
         return torch.cat(blocks, 1)
 
 

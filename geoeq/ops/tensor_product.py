@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-from ast import literal_eval
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, reduce
-from operator import add
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from geoeq.ops.backends import choose_backend, needs_plain_torch
-from geoeq.ops.clebsch_gordan import MODES, Instruction, Path, all_instructions, resolve_paths
-from geoeq.ops.irreps_layout import LAYOUTS, Layout
+from geoeq.ops.clebsch_gordan import MODES, Instruction, all_instructions, resolve_paths
+from geoeq.ops.irreps_layout import LAYOUTS
 from geoeq.ops.neighbours import CSR, Neighbours, neighbours
-from geoeq.ops.path_groups import PathGroup, path_groups
-from geoeq.ops.product_scatter import product_scatter
-from geoeq.ops.scatter import scatter_sum
+from geoeq.ops.prepared_product import prepare
 
 if TYPE_CHECKING:  # e3nn takes seconds to import
     from e3nn import o3
@@ -102,7 +97,7 @@ class TensorProduct(nn.Module):
         self._recipe = repr(
             (tuple(tuple((mul, ir.l) for mul, ir in i) for i in irreps), tuple(map(tuple, self.paths)), layout)
         )
-        self.channelwise = all(group.channelwise for group in _prepare(self._recipe).groups)
+        self.channelwise = prepare(self._recipe).channelwise  # works its paths out, too, while no tracer is at work
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """The product; shapes in the class docstring."""
@@ -115,13 +110,6 @@ class TensorProduct(nn.Module):
         product = _traced if torch.compiler.is_compiling() else _eager
         with _full_precision(x):
             return product(self._recipe, x, y, weight).view(*rows, self._dims[2])
-
-    def scatter(self, x: Tensor, y: Tensor, weight: Tensor | None, graph: Neighbours) -> Tensor:
-        """:func:`tensor_product_scatter` on Triton, for a product that is ``channelwise``."""
-        self._check(x.new_empty(1, x.shape[1]).expand(graph.edge_index.shape[1], -1), y, weight)
-        x, y, weight = _of_one_dtype(x, y, weight)
-        with _full_precision(x):
-            return _scattered(self._recipe, x, y, weight, graph.edge_index, *graph.incoming, *graph.outgoing)
 
     def _check(self, x: Tensor, y: Tensor, weight: Tensor | None) -> None:
         if x.dim() == 0 or x.shape[-1] != self._dims[0]:
@@ -184,80 +172,39 @@ def tensor_product_scatter(
         raise ValueError(f"edge_index must be [2, E], got {list(edge_index.shape)}")
     if x.dim() != 2:
         raise ValueError(f"x must be [N, {product.irreps1.dim}], got {list(x.shape)}")
-    sender, receiver = edge_index[0], edge_index[1]
-    step = max(TILE // max(product._dims[2], 1), 1)
-    if needs_plain_torch():
-        step = edge_index.shape[1]
-    elif choose_backend(x, "triton") == "triton" and product.channelwise:
-        graph = neighbours(edge_index, num_nodes, num_senders=x.shape[0]) if graph is None else graph
-        return product.scatter(x, y, weight, graph)
-    if edge_index.shape[1] <= step or torch.compiler.is_compiling():
-        return scatter_sum(product(x.index_select(0, sender), y, weight), receiver, num_nodes)
-
-    def piece(x: Tensor, y: Tensor, weight: Tensor | None, edges: slice) -> Tensor:
-        rows = weight if weight is None or weight.dim() == 1 else weight[edges]
-        return scatter_sum(product(x.index_select(0, sender[edges]), y[edges], rows), receiver[edges], num_nodes)
-
-    pieces = (slice(start, start + step) for start in range(0, edge_index.shape[1], step))
-    return reduce(add, (checkpoint(piece, x, y, weight, edges, use_reentrant=False) for edges in pieces))
-
-
-class _Prepared(NamedTuple):
-    """What a product does, worked out once."""
-
-    groups: list[PathGroup]
-    out: Layout
-
-    def __call__(self, x: Tensor, y: Tensor, weight: Tensor | None, *, unroll: bool) -> Tensor:
-        return self.join([group(x, y, weight, unroll=unroll) for group in self.groups], x, x.shape[0])
-
-    def scatter(self, x: Tensor, y: Tensor, weight: Tensor | None, graph: Neighbours) -> Tensor:
-        """Sum at receivers of the products of x at the senders, without messages; none of the groups mixes channels."""
-        sums = [product_scatter(g.product.plan, *g.operands(x, y, weight), graph) for g in self.groups]
-        return self.join(sums, x, graph.num_nodes)
-
-    def join(self, results: list[Tensor], like: Tensor, n_rows: int) -> Tensor:
-        """One feature [n_rows, dim] from the results [n_rows, K, C] of the groups."""
-        n_entries = len(self.out.muls)
-        if len(self.groups) == 1 and self.out.channels_last and len(self.groups[0].out_entries) == n_entries:
-            return results[0].flatten(1)
-        blocks: list[Tensor | None] = [None] * n_entries
-        for group, result in zip(self.groups, results):
-            sizes = [self.out.dims[i] for i in group.out_entries]
-            for i, block in zip(group.out_entries, result.split(sizes, 1)):
-                so_far = blocks[i]
-                blocks[i] = block if so_far is None else so_far + block
-        shapes = [(n_rows, dim, mul) for dim, mul in zip(self.out.dims, self.out.muls)]
-        filled = [like.new_zeros(shape) if b is None else b for b, shape in zip(blocks, shapes)]
-        return self.out.join(filled, n_rows, like)
-
-
-@cache
-def _prepare(recipe: str) -> _Prepared:
-    """From text, so that it can be found again by whoever unpickles a module or a compiled graph."""
-    entries, paths, layout = literal_eval(recipe)
-    layouts = [
-        Layout(
-            tuple(mul for mul, _ in irreps), tuple(2 * degree + 1 for _, degree in irreps), layout == "channels_last"
-        )
-        for irreps in entries
-    ]
-    groups = path_groups([Path(*path) for path in paths], (layouts[0], layouts[1], layouts[2]))
-    return _Prepared(groups, layouts[2])
+    product._check(x.new_empty(1, x.shape[1]).expand(edge_index.shape[1], -1), y, weight)
+    x, y, weight = _of_one_dtype(x, y, weight)
+    with _full_precision(x):
+        if choose_backend(x, "triton") == "triton" and product.channelwise and not needs_plain_torch():
+            graph = neighbours(edge_index, num_nodes, num_senders=x.shape[0]) if graph is None else graph
+            return _on_kernels(product._recipe, x, y, weight, edge_index, *graph.incoming, *graph.outgoing)
+        if torch.compiler.is_compiling():
+            return _traced_sum(product._recipe, x, y, weight, edge_index[0], edge_index[1], num_nodes)
+        step = edge_index.shape[1] if needs_plain_torch() else max(TILE // max(product._dims[2], 1), 1)
+        edges = edge_index[0], edge_index[1]
+        return prepare(product._recipe).in_pieces(x, y, weight, edges, num_nodes, step=step, unroll=False)
 
 
 def _eager(recipe: str, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-    prepared = _prepare(recipe)
+    prepared = prepare(recipe)
     on_triton = choose_backend(x, "triton") == "triton" and not needs_plain_torch()
-    if on_triton and all(group.channelwise for group in prepared.groups):
-        return prepared.scatter(x, y, weight, _one_edge_each(x))
+    if on_triton and prepared.channelwise:
+        return prepared.on_kernels(x, y, weight, _one_edge_each(x))
     return prepared(x, y, weight, unroll=False)
 
 
 @torch.compiler.allow_in_graph
-def _scattered(recipe: str, x: Tensor, y: Tensor, weight: Tensor | None, edges: Tensor, *rows: Tensor) -> Tensor:
+def _on_kernels(recipe: str, x: Tensor, y: Tensor, weight: Tensor | None, edges: Tensor, *rows: Tensor) -> Tensor:
     graph = Neighbours(edges, CSR(*rows[:3]), CSR(*rows[3:]))
-    return _prepare(recipe).scatter(x, y, weight, graph)
+    return prepare(recipe).on_kernels(x, y, weight, graph)
+
+
+@torch.compiler.allow_in_graph
+def _traced_sum(
+    recipe: str, x: Tensor, y: Tensor, weight: Tensor | None, sender: Tensor, receiver: Tensor, num_nodes: int
+) -> Tensor:
+    edges = sender, receiver
+    return prepare(recipe).in_pieces(x, y, weight, edges, num_nodes, step=sender.shape[0], unroll=True)
 
 
 def _one_edge_each(x: Tensor) -> Neighbours:
@@ -270,7 +217,7 @@ def _one_edge_each(x: Tensor) -> Neighbours:
 @torch.compiler.allow_in_graph
 def _traced(recipe: str, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
     """One node for Dynamo, which would need longer for thousands of lines and check each number at each call."""
-    return _prepare(recipe)(x, y, weight, unroll=True)
+    return prepare(recipe)(x, y, weight, unroll=True)
 
 
 def _of_one_dtype(x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

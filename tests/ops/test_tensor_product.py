@@ -13,7 +13,7 @@ from e3nn import o3
 from geoeq.ops import TensorProduct, tensor_product_scatter
 from geoeq.ops.channelwise_product import ChannelwiseProduct
 from geoeq.ops.clebsch_gordan import all_instructions, coupling_terms, wigner_3j
-from geoeq.ops.tensor_product import _prepare
+from geoeq.ops.prepared_product import prepare
 from geoeq.ops.tensor_product_code import Coupling, Plan, forward_source, starts
 
 NEEDS_COMPILER = pytest.mark.skipif(not (which("g++") or which("c++")), reason="inductor needs a C++ compiler")
@@ -142,8 +142,8 @@ def test_unrolled_code_equals_e3nn_in_single_precision(lmax):
     expected = peer(product, all_instructions(irreps, irreps, irreps, "uuu"), True)(
         moved(x, irreps, False), moved(y, irreps, False), w
     )
-    (group,) = _prepare(product._recipe).groups
-    operands = group.operands(x.float(), y.float(), w.float())
+    (group,) = prepare(product._recipe).groups
+    operands = (group.first(x.float()), *group.second(y.float(), w.float()))
     got = group.product.unrolled(*operands).flatten(1).double()
     want = moved(expected, irreps, True)
     assert (got - want).norm() < 2e-7 * want.norm()

@@ -154,7 +154,7 @@ import torch, triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from geoeq.ops import TensorProduct
-from geoeq.ops.tensor_product import _prepare
+from geoeq.ops.prepared_product import prepare
 from geoeq.ops.triton_kernels import edge_mlp_scatter as messages, gather_mul_scatter as products, segment
 from geoeq.ops.triton_kernels import tensor_product
 
@@ -162,7 +162,7 @@ INDICES, SIZES = ("ptr", "order", "other", "index_a", "index_b"), (
     "channels", "edges", "nodes", "blocks", "hidden", "width", "n_attr", "w_row")
 stack = []
 irreps = "128x0e + 128x1o + 128x2e"
-(group,) = _prepare(TensorProduct(irreps, "0e + 1o + 2e", irreps, "uvu")._recipe).groups
+(group,) = prepare(TensorProduct(irreps, "0e + 1o + 2e", irreps, "uvu")._recipe).groups
 
 def shared_memory(kernel, constants, pointer, num_warps=4):
     parts = {"g_w": "*fp32", "g_b": "*fp32", "g_w_attr": "*fp32"} if pointer == "*bf16" else {}
