@@ -180,7 +180,8 @@ class WeightBank(nn.Module):
         entries = self.patterns[:, term].repeat(len(self.parameters_)).to(flat).index_select(0, self.factor)
         found = flat * entries
         for own, numbers in zip(self.tied, self.coordinates(flat).tied, strict=True):
-            found[own.index] = (numbers * own.forbidden[term]) @ own.frame.T
+            rows = (numbers * own.cast("forbidden", flat)[term]) @ own.cast("frame", flat).T
+            found = found.index_add(0, own.index.reshape(-1), rows.reshape(-1))
         return found
 
     def prepare(self, strengths: Tensor, steps: Tensor) -> Shrinkage:

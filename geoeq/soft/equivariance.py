@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from geoeq.groups import Group, parse
 from geoeq.soft.bank import WeightBank
+from geoeq.soft.data_measure import DataMeasure
 from geoeq.soft.functional import Reps
 from geoeq.soft.functional_equivariance import DualAscent, FunctionalEquivariance
 from geoeq.soft.intervals import InputRecord, record_inputs
@@ -23,6 +24,8 @@ from geoeq.soft.tuners import Evidence, Fixed, Tuner
 from geoeq.soft.typed_layer import TypedLayer, typed_layers
 
 __all__ = ["Attachment", "SoftEquivariance"]
+
+MEASURES = ("weight", "data")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class SoftEquivariance(nn.Module):
     Args:
         symmetries: name of each candidate and its group, or the group's text, ``"SO2(z)"``.
         tuner: what sets the strengths; :class:`~geoeq.soft.Evidence` by default.
+        measure: ``"weight"``, or ``"data"``: :meth:`penalty` then weighs what is forbidden by the running second
+            moment of each layer's input, :class:`~geoeq.soft.data_measure.DataMeasure`.
 
     Source: arXiv 2306.00356 (penalty); the step is its proximal form.
 
@@ -78,8 +83,14 @@ class SoftEquivariance(nn.Module):
     strengths: Tensor
     bank: WeightBank
 
-    def __init__(self, symmetries: Mapping[str, Group | str], tuner: Tuner | None = None) -> None:
+    def __init__(
+        self, symmetries: Mapping[str, Group | str], tuner: Tuner | None = None, *, measure: str = "weight"
+    ) -> None:
         super().__init__()
+        if measure not in MEASURES:
+            raise ValueError(f"measure must be one of {list(MEASURES)}, got {measure!r}")
+        self.measure = measure
+        self.data: DataMeasure | None = None
         if not symmetries:
             raise ValueError("symmetries must name at least one group, got none")
         self.symmetries = {str(name): parse(group) for name, group in symmetries.items()}
@@ -130,6 +141,9 @@ class SoftEquivariance(nn.Module):
         names = list(self.symmetries)
         self.register_buffer("strengths", self.tuner.initial(self.bank, names))
         self.tuner.to(maps[0].parameter.device)
+        if self.data is not None:
+            self.data.remove()
+        self.data = DataMeasure(layers, self.bank) if self.measure == "data" else None
         self.step_sizes = StepSizes(self.bank.parameters_)
         self._step = ProximalStep(self.bank, self.tuner.held)
         typed_ids = {id(typed.parameter) for typed in maps}
@@ -179,8 +193,12 @@ class SoftEquivariance(nn.Module):
         self._need_typed()
         if bool(torch.isinf(self.strengths).any()):
             raise ValueError("penalty needs finite strengths, got infinity; call prox_step(optimizer) instead")
-        residuals = self.bank.squared_residuals(self.bank.flat())
-        return 0.5 * (self.strengths.to(residuals) * residuals).sum()
+        flat = self.bank.flat()
+        if self.data is not None:
+            residuals, strengths = self.data.squared_residuals(flat), self.data.strengths(self.strengths)
+        else:
+            residuals, strengths = self.bank.squared_residuals(flat), self.strengths
+        return 0.5 * (strengths.to(residuals) * residuals).sum()
 
     @torch.no_grad()
     def prox_step(self, optimizer: Optimizer) -> None:
@@ -188,7 +206,8 @@ class SoftEquivariance(nn.Module):
 
         .. math:: W \leftarrow (I + \eta\sum_k\lambda_k(I - P_k))^{-1} W
 
-        Stable for any strength; an infinite one projects, strength 0 leaves the weight alone to the last bit.
+        It counts all inputs of a layer alike, whatever the ``measure``. Stable for any strength; an infinite one
+        projects, strength 0 leaves the weight alone to the last bit.
         :math:`\eta` is the step that the optimizer makes per unit of gradient: the learning rate, divided for Adam and
         its kin by the root mean square of the gradients of the weight, so that strengths mean the same as in
         :meth:`penalty`.
