@@ -10,13 +10,12 @@ clock starts their outputs are compared. Variants take turns, so that a busy mac
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timing import Action, add_options, machine, peak_memory, percentiles, start, table
 from torch import Tensor, nn
 
 from geoeq.layers import EGNNConv
@@ -72,43 +71,12 @@ def variants(conv: EGNNConv, peer: Path, edge_index: Tensor, compiled: bool) -> 
     return found
 
 
-def training_step(forward: Forward, h: Tensor, pos: Tensor) -> Callable[[], None]:
+def training_step(forward: Forward, h: Tensor, pos: Tensor) -> Action:
     def step() -> None:
         h_out, pos_out = forward(h.detach().requires_grad_(), pos.detach().requires_grad_())
         (h_out.sum() + pos_out.sum()).backward()
 
     return step
-
-
-def measure(steps: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of each step in each round, after two rounds of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 2):
-        for name, step in steps.items():
-            start = clock()
-            step()
-            if turn >= 2:
-                seconds[name].append(clock() - start)
-    return seconds
-
-
-def markdown(seconds: dict[str, list[float]]) -> str:
-    """20th percentiles and their ratios to the authors' eager layer."""
-    fifth = {name: statistics.quantiles(values, n=5)[0] for name, values in seconds.items()}
-    reference = fifth["authors, eager"]
-    lines = ["| | ms | times faster than the authors, eager |", "|---|---|---|"]
-    lines += [f"| {name} | {1e3 * value:.1f} | {reference / value:.2f} |" for name, value in fifth.items()]
-    return "\n".join(lines)
-
-
-def clock_of(name: str, device: torch.device) -> Callable[[], float]:
-    def synchronised() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    if device.type == "cuda":
-        return synchronised
-    return {"wall": time.perf_counter, "thread": time.thread_time}[name]
 
 
 def main() -> None:
@@ -117,17 +85,10 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=5000)
     parser.add_argument("--degree", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument(
-        "--clock", choices=["wall", "thread"], default="wall", help="thread: CPU time, for a busy machine"
-    )
+    add_options(parser, rounds=30)
     args = parser.parse_args()
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    device = torch.device(args.device)
+    device, clock = start(args)
     conv = EGNNConv(args.hidden, velocity=False).to(device)
     edge_index = ring_graph(args.nodes, args.degree).to(device)
     h, pos = torch.randn(args.nodes, args.hidden, device=device), torch.randn(args.nodes, 3, device=device)
@@ -138,8 +99,12 @@ def main() -> None:
         for ours, theirs in zip(forward(h, pos), reference, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=f"{name} disagrees")
     steps = {name: training_step(forward, h, pos) for name, forward in forwards.items()}
-    print(f"{args.nodes} nodes x {args.degree}, hidden {args.hidden}, {device}, forward + backward\n")
-    print(markdown(measure(steps, args.rounds, clock_of(args.clock, device))))
+    print(f"{args.nodes} nodes x {args.degree}, hidden {args.hidden}, forward + backward; {machine(device)}\n")
+    print(table(["", "ms", "times faster than the authors, eager", "memory, MiB"]))
+    times = percentiles(steps, args.rounds, clock)
+    for name, step in steps.items():
+        ratio = times["authors, eager"] / times[name]
+        print(f"| {name} | {times[name]:.1f} | {ratio:.2f} | {peak_memory(step, device):.0f} |")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,22 @@
 """Gaunt products here against e3nn's TensorProduct with the same paths: milliseconds forward, and with the backward.
 
-    python benchmarks/gaunt_product.py
-    python benchmarks/gaunt_product.py --degrees 2 6 --rounds 100 --compile
+    python benchmarks/gaunt_product.py --compile
+    python benchmarks/gaunt_product.py --degrees 2 6 --rounds 100
 
 Both sides take the product of l <= L with l <= L, channel by channel, and keep l <= L: e3nn with mode ``uuu`` and all
 paths of even l1 + l2 + l3, in its own layout, with one weight per path and channel or without weights, whichever is
-faster. Gradients are those of both inputs. Calls are taken in turns, so that a busy machine hurts all alike; the
-ratio is that of the 20th percentiles.
+faster. Gradients are those of both inputs. Memory is what forward and backward hold at most beyond their inputs.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable
 
 import torch
 from e3nn import o3
+from timing import Action, Clock, add_options, machine, peak_memory, percentiles, start, table
 from torch import Tensor
 
 from geoeq.ops.gaunt_product import gaunt_product
@@ -41,13 +40,13 @@ def peer(degree: int, *, complete: bool, weights: bool) -> o3.TensorProduct:
     return o3.TensorProduct(irreps, irreps, irreps, paths, shared_weights=weights, internal_weights=weights)
 
 
-def with_backward(call: Call, x: Tensor, y: Tensor) -> Callable[[], object]:
+def with_backward(call: Call, x: Tensor, y: Tensor) -> Action:
     x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
     gradient = torch.randn_like(call(x, y))
     return lambda: torch.autograd.grad(call(x, y), (x, y), gradient)
 
 
-def without_gradient(call: Call, x: Tensor, y: Tensor) -> Callable[[], object]:
+def without_gradient(call: Call, x: Tensor, y: Tensor) -> Action:
     def run() -> Tensor:
         with torch.no_grad():
             return call(x, y)
@@ -55,61 +54,48 @@ def without_gradient(call: Call, x: Tensor, y: Tensor) -> Callable[[], object]:
     return run
 
 
-def percentiles(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Milliseconds of each action, 20th percentile over ``rounds`` calls taken in turns."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for action in actions.values():
-        for _ in range(3):
-            action()
-    for _ in range(rounds):
-        for name, action in actions.items():
-            start = time.perf_counter()
-            action()
-            times[name].append(time.perf_counter() - start)
-    return {name: 1e3 * sorted(values)[len(values) // 5] for name, values in times.items()}
-
-
-def measure(degree: int, *, rounds: int, complete: bool, compiled: bool) -> str:
+def measure(degree: int, args: argparse.Namespace, device: torch.device, clock: Clock) -> str:
+    torch.compiler.reset()
     rows, width = ROWS_TIMES_CHANNELS[degree] // CHANNELS, (degree + 1) ** 2
-    ours: Call = lambda x, y: gaunt_product(x, y, degree, degree, degree, complete=complete)  # noqa: E731
+    ours: Call = lambda x, y: gaunt_product(x, y, degree, degree, degree, complete=args.complete)  # noqa: E731
     calls: dict[str, Call] = {"geoeq": ours}
-    if compiled:
-        calls["geoeq compiled"] = torch.compile(ours, fullgraph=True)
-    inputs = {name: torch.randn(2, rows, width, CHANNELS) for name in calls}
+    if args.compile:
+        calls["geoeq compiled"] = torch.compile(ours, fullgraph=True, dynamic=False)
+    inputs = {name: torch.randn(2, rows, width, CHANNELS, device=device) for name in calls}
     for weights in (True, False):
         name = f"e3nn {'with' if weights else 'without'} weights"
-        calls[name] = peer(degree, complete=complete, weights=weights)
-        inputs[name] = torch.randn(2, rows, width * CHANNELS)
+        calls[name] = peer(degree, complete=args.complete, weights=weights).to(device)
+        inputs[name] = torch.randn(2, rows, width * CHANNELS, device=device)
     cells = []
-    for wrap, n_rounds in ((without_gradient, rounds), (with_backward, max(rounds // 2, 5))):
-        times = percentiles({name: wrap(call, *inputs[name]) for name, call in calls.items()}, n_rounds)
+    for wrap, n_rounds in ((without_gradient, args.rounds), (with_backward, max(args.rounds // 2, 5))):
+        actions = {name: wrap(call, *inputs[name]) for name, call in calls.items()}
+        times = percentiles(actions, n_rounds, clock)
         e3nn = min(value for name, value in times.items() if name.startswith("e3nn"))
         mine = [value for name, value in times.items() if name.startswith("geoeq")]
         cells += [f"{e3nn:.2f}", *(f"{value:.2f} | {e3nn / value:.1f}" for value in mine)]
-    return f"| {degree} | {rows} | {' | '.join(cells)} |"
+    memory = [peak_memory(actions[name], device) for name in ("e3nn without weights", "geoeq")]
+    return f"| {degree} | {rows} | {' | '.join(cells)} | {memory[0]:.1f} / {memory[1]:.1f} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--degrees", type=int, nargs="+", default=[2, 3, 4, 5, 6, 8], choices=list(ROWS_TIMES_CHANNELS))
-    parser.add_argument("--rounds", type=int, default=40, help="timed calls of each variant")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--complete", action="store_true", help="with the bracket, against all paths")
     parser.add_argument("--compile", action="store_true", help="our side through torch.compile, too")
+    add_options(parser, rounds=40)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    device, clock = start(args)
     warnings.filterwarnings("ignore", message=".*torch.jit.*")
     variants = ["geoeq", *(["compiled"] if args.compile else [])]
-    columns = [
+    passes = [
         f"{pass_}: {name}"
         for pass_ in ("forward", "forward + backward")
-        for name in ("e3nn", *(f"{v} | times faster" for v in variants))
+        for name in ("e3nn", *(part for v in variants for part in (v, "times faster")))
     ]
-    print(f"C = {CHANNELS}, float32, {args.threads} thread(s), torch {torch.__version__}; ms\n")
-    print(f"| L | rows | {' | '.join(columns)} |")
-    print("|" + "---|" * (2 + 2 * (1 + 2 * len(variants))))
+    print(f"C = {CHANNELS}, float32; ms; {machine(device, 'e3nn')}\n")
+    print(table(["L", "rows", *passes, "memory, MiB: e3nn / geoeq"]))
     for degree in args.degrees:
-        print(measure(degree, rounds=args.rounds, complete=args.complete, compiled=args.compile), flush=True)
+        print(measure(degree, args, device, clock), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ that are free of the signs of the vectors). Both sides get the same inputs and a
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
 
 import torch
+from timing import Action, Clock, add_options, machine, peak_memory, percentiles, start, table
 from torch import Tensor
 
 from geoeq.ops import eigh3, kabsch, polar3
@@ -47,23 +47,9 @@ def with_gradient(function: Function, inputs: list[Tensor], weights: list[Tensor
     return torch.autograd.grad((first, last), leaf, weights)[0]
 
 
-def percentiles(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """20th percentile of the milliseconds of each, taken in turns so that a busy machine hurts all alike."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for action in actions.values():
-        action()
-        action()
-    for _ in range(rounds):
-        for name, action in actions.items():
-            start = time.perf_counter()
-            action()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: sorted(values)[len(values) // 5] for name, values in times.items()}
-
-
-def backward_error(dtype: torch.dtype) -> list[str]:
+def backward_error(dtype: torch.dtype, device: torch.device) -> list[str]:
     """Largest relative residuals of 10^5 random matrices."""
-    matrix = torch.randn(100_000, 3, 3, dtype=dtype)
+    matrix = torch.randn(100_000, 3, 3, dtype=dtype, device=device)
     symmetric = matrix + matrix.mT
 
     def residual(back: Tensor, matrix: Tensor) -> float:
@@ -77,7 +63,7 @@ def backward_error(dtype: torch.dtype) -> list[str]:
         rotation, stretch = (out.double() for out in function(matrix))
         stretch = 0.5 * (stretch + stretch.mT)
         rows.append((name, residual(rotation @ stretch, matrix.double()), rotation))
-    unit = torch.eye(3, dtype=torch.float64)
+    unit = torch.eye(3, dtype=torch.float64, device=device)
     kind = str(dtype).removeprefix("torch.")
     return [
         f"| {kind} | {name} | {error:.1e} | {float(torch.linalg.matrix_norm(q.mT @ q - unit).max()):.1e} |"
@@ -85,9 +71,9 @@ def backward_error(dtype: torch.dtype) -> list[str]:
     ]
 
 
-def time_tables(args: argparse.Namespace, dtype: torch.dtype) -> Iterator[str]:
-    matrix = torch.randn(args.sets, 3, 3, dtype=dtype)
-    x, y = torch.randn(2, args.sets, args.points, 3, dtype=dtype).unbind()
+def time_tables(args: argparse.Namespace, dtype: torch.dtype, device: torch.device, clock: Clock) -> Iterator[str]:
+    matrix = torch.randn(args.sets, 3, 3, dtype=dtype, device=device)
+    x, y = torch.randn(2, args.sets, args.points, 3, dtype=dtype, device=device).unbind()
     cases: dict[str, tuple[Function, Function, list[Tensor], bool]] = {
         "eigh3": (eigh3, torch.linalg.eigh, [matrix + matrix.mT], True),
         "polar3": (polar3, svd_polar, [matrix], False),
@@ -99,13 +85,13 @@ def time_tables(args: argparse.Namespace, dtype: torch.dtype) -> Iterator[str]:
             variants["compiled"] = torch.compile(ours, fullgraph=True, dynamic=False)
         weights = [torch.randn_like(out) for out in ours(*inputs)]
         for step in ("forward", "forward and backward"):
-            actions: dict[str, Callable[[], object]] = {}
+            actions: dict[str, Action] = {}
             for variant, f in variants.items():
                 if step == "forward":
                     actions[variant] = lambda f=f, inputs=inputs: f(*inputs)  # type: ignore[misc]
                 else:
                     actions[variant] = lambda f=f, i=inputs, w=weights, s=squared: with_gradient(f, i, w, squared=s)  # type: ignore[misc]
-            found = percentiles(actions, args.rounds)
+            found = percentiles(actions, args.rounds, clock)
             peer_time = found["torch.linalg"]
             cells = [
                 f"{found[variant]:.1f} | {peer_time / found[variant]:.1f}"
@@ -113,7 +99,8 @@ def time_tables(args: argparse.Namespace, dtype: torch.dtype) -> Iterator[str]:
                 if variant != "torch.linalg"
             ]
             kind = str(dtype).removeprefix("torch.")
-            yield f"| {kind} | {name} | {step} | {peer_time:.1f} | " + " | ".join(cells) + " |"
+            memory = " / ".join(f"{peak_memory(actions[variant], device):.0f}" for variant in ("torch.linalg", "eager"))
+            yield f"| {kind} | {name} | {step} | {peer_time:.1f} | {' | '.join(cells)} | {memory} |"
 
 
 def main() -> None:
@@ -121,23 +108,21 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=100_000, help="matrices, or pairs of point sets")
     parser.add_argument("--points", type=int, default=8, help="points of a set")
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "float64"], default=["float32", "float64"])
-    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    add_options(parser, rounds=15)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    device, clock = start(args)
     head = ["dtype", "operation", "step", "torch.linalg, ms", "eager, ms", "times faster"]
     head += ["compiled, ms", "times faster"] if args.compile else []
-    print(f"{args.sets} matrices, one thread, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}\n")
-    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    print(f"{args.sets} matrices; {machine(device)}\n")
+    print(table([*head, "memory, MiB: torch.linalg / eager"]))
     dtypes = [getattr(torch, name) for name in args.dtypes]
-    torch.ones(6_000_000)  # freed at once: from then on glibc keeps freed memory, as it does in any longer run
     for dtype in dtypes:
-        for line in time_tables(args, dtype):
+        for line in time_tables(args, dtype, device, clock):
             print(line, flush=True)
-    print("\n| dtype | operation | largest backward error | largest departure from orthogonality |\n|---|---|---|---|")
+    print("\n" + table(["dtype", "operation", "largest backward error", "largest departure from orthogonality"]))
     for dtype in dtypes:
-        print("\n".join(backward_error(dtype)))
+        print("\n".join(backward_error(dtype, device)))
 
 
 if __name__ == "__main__":

@@ -7,26 +7,27 @@
 The authors' N-body setting (arXiv 2310.02970): 128 channels, 256 basis functions, 5 layers, 16 orientations, degree 3,
 a read-out after every layer; layer scale 1, so that no layer hides behind it. Both sides work on the same grid of
 orientations, from ``geoeq.ops.sphere``, in place of the random one of their code. One thread, single precision; the two
-take turns; the loss is the sum of squares of the vectors. Seconds are wall time, or with ``--cpu-time`` that of the
+take turns; the loss is the sum of squares of the vectors. Seconds are wall time, or with ``--clock cpu`` that of the
 process, which other work on the machine disturbs less. Memory is the largest resident size of a process of its own
-that does nothing but two training steps, less its size before the first.
+that does nothing but two training steps, less its size before the first; on a GPU what torch has allocated at most.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.machinery
 import importlib.util
-import os
+import io
 import statistics
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timing import Clock, add_options, machine, start, table
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -64,31 +65,32 @@ CASES = {"bodies": bodies, "points": points}
 
 def load_authors(path: Path) -> nn.Module:
     """The authors' network with our grid; what their package asks of its surroundings is put in place first."""
-    os.environ["TQDM_DISABLE"] = "1"  # they draw a progress bar while they make a grid
     if importlib.util.find_spec("torch_scatter") is None:  # imported by their module, not used here
         stub = types.ModuleType("torch_scatter")
         stub.__spec__ = importlib.machinery.ModuleSpec("torch_scatter", None)
         stub.scatter_mean = None  # type: ignore[attr-defined]
         sys.modules["torch_scatter"] = stub
-    sys.path.insert(0, str(path))
+    here = str(Path(__file__).resolve().parent)
+    sys.path[:] = [str(path), *(entry for entry in sys.path if entry != here)]  # this script bears the same name
     from ponita import transforms
     from ponita.models.ponita import Ponita
 
     for transform in (transforms.PositionOrientationGraph, transforms.SEnInvariantAttributes):
         transform.__abstractmethods__ = frozenset()  # their transforms are older than that method
     torch.manual_seed(0)
-    model = Ponita(
-        2,
-        128,
-        0,
-        5,
-        output_dim_vec=1,
-        num_ori=ORIENTATIONS,
-        basis_dim=256,
-        degree=3,
-        layer_scale=1.0,
-        task_level="node",
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # they draw a progress bar while they make a grid
+        model = Ponita(
+            2,
+            128,
+            0,
+            5,
+            output_dim_vec=1,
+            num_ori=ORIENTATIONS,
+            basis_dim=256,
+            degree=3,
+            layer_scale=1.0,
+            task_level="node",
+        )
     model.transform.transforms[0].ori_grid_s2 = directions(ORIENTATIONS).float()
     model.eval()
     with torch.no_grad():
@@ -102,17 +104,17 @@ def forward_of(model: nn.Module) -> Callable[[Data], Tensor]:
     return lambda data: model(data.clone())[1]  # they overwrite the fields of the graph
 
 
-def step_of(model: nn.Module, data: Data, clock: Callable[[], float]) -> Step:
+def step_of(model: nn.Module, data: Data, clock: Clock) -> Step:
     """Seconds of the forward pass and of both passes."""
     forward = forward_of(model)
 
     def step() -> tuple[float, float]:
         model.zero_grad()
-        start = clock()
+        begin = clock()
         vectors = forward(data)
         middle = clock()
         vectors.square().sum().backward()
-        return middle - start, clock() - start
+        return middle - begin, clock() - begin
 
     return step
 
@@ -130,22 +132,24 @@ def difference(authors: nn.Module, ours: nn.Module, data: Data) -> tuple[float, 
     return (outputs[0] - outputs[1]).abs().max().item(), ((a - b).norm() / a.norm()).item()
 
 
-def peak_memory(side: str, case: str, peer: Path) -> float:
+def memory_of(side: str, case: str, args: argparse.Namespace) -> float:
     """MiB that a fresh process needs for two training steps."""
-    command = [sys.executable, __file__, "--peer", str(peer), "--cases", case, "--memory-of", side]
+    command = [sys.executable, __file__, "--peer", str(args.peer), "--device", args.device]
+    command += ["--cases", case, "--memory-of", side]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def measure_memory(side: str, case: str, peer: Path) -> None:
-    model = load_authors(peer)
-    if side == "geoeq":
+def measure_memory(args: argparse.Namespace, device: torch.device, clock: Clock) -> None:
+    model = load_authors(args.peer)
+    if args.memory_of == "geoeq":
         model = ponita_from_reference(model.state_dict(), directions(ORIENTATIONS))
     torch.manual_seed(0)
-    step = step_of(model, CASES[case](), time.perf_counter)
+    step = step_of(model.to(device), CASES[args.cases[0]]().to(device), clock)
     before = resident("VmRSS")
     for _ in range(2):
         step()
-    print(resident("VmHWM") - before)
+    on_gpu = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None
+    print(resident("VmHWM") - before if on_gpu is None else on_gpu)
 
 
 def resident(field: str) -> float:
@@ -154,20 +158,22 @@ def resident(field: str) -> float:
     return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
 
-def row(case: str, peer: Path, rounds: int, clock: Callable[[], float]) -> str:
-    authors = load_authors(peer)
-    ours = ponita_from_reference(authors.state_dict(), directions(ORIENTATIONS))
+def row(case: str, args: argparse.Namespace, device: torch.device, clock: Clock) -> str:
+    authors = load_authors(args.peer)
+    ours = ponita_from_reference(authors.state_dict(), directions(ORIENTATIONS)).to(device)
+    authors.transform.transforms[0].ori_grid_s2 = directions(ORIENTATIONS).float().to(device)
+    authors = authors.to(device)
     torch.manual_seed(0)
-    data = CASES[case]()
+    data = CASES[case]().to(device)
     output, gradient = difference(authors, ours, data)
     steps = [step_of(model, data, clock) for model in (authors, ours)]
     seconds: list[list[tuple[float, float]]] = [[], []]
-    for _ in range(rounds):
+    for _ in range(args.rounds):
         for done, step in zip(seconds, steps, strict=True):
             done.append(step())
     theirs, here = ([statistics.quantiles(column, n=5)[0] for column in zip(*done, strict=True)] for done in seconds)
     ratios = [statistics.median(a[1] / b[1] for a, b in zip(*seconds, strict=True)), theirs[1] / here[1]]
-    memory = [peak_memory(side, case, peer) for side in ("authors", "geoeq")]
+    memory = [memory_of(side, case, args) for side in ("authors", "geoeq")]
     edges = data.edge_index.shape[1] + data.num_nodes
     return (
         f"| {case} | {edges} | {theirs[0]:.3f} / {here[0]:.3f} | {theirs[1]:.3f} / {here[1]:.3f} | {ratios[0]:.2f} "
@@ -180,26 +186,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, required=True, help="a clone of ebekkers/ponita")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--memory-of", choices=["authors", "geoeq"], help=argparse.SUPPRESS)
+    add_options(parser, rounds=7)
     args = parser.parse_args()
     if not (args.peer / "ponita" / "models" / "ponita.py").is_file():
         sys.exit(f"--peer must be a clone of ebekkers/ponita, got {args.peer}")
-    torch.set_num_threads(args.threads)
+    device, clock = start(args)
     if args.memory_of:
-        measure_memory(args.memory_of, args.cases[0], args.peer)
+        measure_memory(args, device, clock)
         return
-    clock = time.process_time if args.cpu_time else time.perf_counter
-    print(
-        "| case | edges with loops | forward, s: authors / geoeq | forward + backward, s: authors / geoeq "
-        "| times faster, median of pairs | times faster, 20th percentiles | peak memory, MiB: authors / geoeq "
-        "| times less | largest output difference | gradient difference |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"float32; {machine(device, 'torch_geometric')}\n")
+    columns = ["case", "edges with loops", "forward, s: authors / geoeq", "forward + backward, s: authors / geoeq"]
+    columns += ["times faster, median of pairs", "times faster, 20th percentiles"]
+    columns += ["peak memory, MiB: authors / geoeq", "times less", "largest output difference", "gradient difference"]
+    print(table(columns))
     for case in args.cases:
-        print(row(case, args.peer, args.rounds, clock), flush=True)
+        print(row(case, args, device, clock), flush=True)
 
 
 if __name__ == "__main__":

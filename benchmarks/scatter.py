@@ -13,20 +13,17 @@ edges and output once; node features come from the cache) are also given as a sh
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from timing import Action, Clock, add_options, machine, peak_memory, percentiles, start, table
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from torch_geometric.utils import scatter as peer_scatter
 
 from geoeq.ops import EdgeMLPWeights, Neighbours, edge_mlp_scatter, gather_mul_scatter, neighbours
 
 Forward = Callable[..., Tensor]
-Step = Callable[[], object]
 
 
 def random_graph(n_nodes: int, degree: int, device: torch.device) -> Tensor:
@@ -66,48 +63,7 @@ def messages(graph: Neighbours, n_nodes: int, width: int) -> tuple[list[Tensor],
 FAMILIES = {"gather_mul_scatter": products, "edge_mlp_scatter": messages}
 
 
-def peak_memory(step: Step, device: torch.device) -> int:
-    """Bytes that a step holds at most, beyond what was there before it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        kept = step()
-    del kept
-    held = peak = 0
-    events = record.profiler.kineto_results.events()
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
-def fifths(steps: dict[str, Step], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """20th percentile of the seconds of each step, in turns, after two rounds of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 2):
-        for name, step in steps.items():
-            start = clock()
-            step()
-            if turn >= 2:
-                seconds[name].append(clock() - start)
-    return {name: statistics.quantiles(values, n=5)[0] for name, values in seconds.items()}
-
-
-def clock_of(name: str, device: torch.device) -> Callable[[], float]:
-    def synchronised() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    if device.type == "cuda":
-        return synchronised
-    return {"wall": time.perf_counter, "thread": time.thread_time}[name]
-
-
-def measure(family: str, n_nodes: int, args: argparse.Namespace, device: torch.device) -> list[str]:
+def measure(family: str, n_nodes: int, args: argparse.Namespace, device: torch.device, clock: Clock) -> list[str]:
     edge_index = random_graph(n_nodes, args.degree, device)
     graph = neighbours(edge_index, n_nodes)
     inputs, forwards = FAMILIES[family](graph, n_nodes, args.width)
@@ -116,33 +72,33 @@ def measure(family: str, n_nodes: int, args: argparse.Namespace, device: torch.d
     torch.testing.assert_close(forwards["geoeq"](*leaves).detach(), reference, rtol=1e-4, atol=1e-4)
     grad = torch.randn_like(reference)
 
-    def forward_of(forward: Forward) -> Step:
+    def forward_of(forward: Forward) -> Action:
         return torch.no_grad()(lambda: forward(*inputs))
 
-    def both_of(forward: Forward) -> Step:
+    def both_of(forward: Forward) -> Action:
         return lambda: torch.autograd.grad(forward(*leaves), leaves, grad)
 
     lines = []
     for what, make in (("forward", forward_of), ("forward + backward", both_of)):
         steps = {name: make(forward) for name, forward in forwards.items()}
-        seconds = fifths(steps, args.rounds, clock_of(args.clock, device))
+        times = percentiles(steps, args.rounds, clock)
         memory = {name: peak_memory(step, device) for name, step in steps.items()}
-        cells = [f"{1e3 * seconds[name]:.3g} | {memory[name] / 2**20:.4g}" for name in steps]
-        times, less = (values["torch_geometric"] / values["geoeq"] for values in (seconds, memory))
+        cells = [f"{times[name]:.3g} | {memory[name]:.4g}" for name in steps]
+        faster, less = (values["torch_geometric"] / values["geoeq"] for values in (times, memory))
         share = "-"
         if device.type == "cuda" and family == "gather_mul_scatter" and what == "forward":
             moved = 4 * args.width * (edge_index.shape[1] + 2 * n_nodes) + 16 * edge_index.shape[1]
-            share = f"{100 * moved / seconds['geoeq'] / copy_rate(device):.0f} %"
-        lines.append(f"| {family} | {n_nodes} | {what} | {' | '.join(cells)} | {times:.2f} | {less:.1f} | {share} |")
+            share = f"{100 * moved / (1e-3 * times['geoeq']) / copy_rate(device, clock):.0f} %"
+        lines.append(f"| {family} | {n_nodes} | {what} | {' | '.join(cells)} | {faster:.2f} | {less:.1f} | {share} |")
     return lines
 
 
-def copy_rate(device: torch.device) -> float:
+def copy_rate(device: torch.device, clock: Clock) -> float:
     """Bytes read and written in a second by a copy of 1 GB."""
     source = torch.empty(2**28, device=device)
     target = torch.empty_like(source)
-    seconds = fifths({"copy": lambda: target.copy_(source)}, 20, clock_of("wall", device))["copy"]
-    return 2 * source.nbytes / seconds
+    milliseconds = percentiles({"copy": lambda: target.copy_(source)}, 20, clock)["copy"]
+    return 2 * source.nbytes / (1e-3 * milliseconds)
 
 
 def main() -> None:
@@ -150,23 +106,16 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[5000, 20_000])
     parser.add_argument("--degree", type=int, default=16)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--families", choices=list(FAMILIES), nargs="+", default=list(FAMILIES))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--clock", choices=["wall", "thread"], default="wall", help="thread: CPU time, for a busy machine"
-    )
+    add_options(parser, rounds=20)
     args = parser.parse_args()
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    device = torch.device(args.device)
-    print(f"{device}, float32, degree {args.degree}, width {args.width}, torch {torch.__version__}\n")
-    print("| operation | nodes | | torch_geometric, ms | MB | geoeq, ms | MB | times faster | less memory | of copy |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    device, clock = start(args)
+    print(f"float32, degree {args.degree}, width {args.width}; {machine(device, 'torch_geometric', 'torch_scatter')}\n")
+    head = ["operation", "nodes", "", "torch_geometric, ms", "MiB", "geoeq, ms", "MiB"]
+    print(table([*head, "times faster", "less memory", "of copy"]))
     for family in args.families:
         for n_nodes in args.nodes:
-            print("\n".join(measure(family, n_nodes, args, device)), flush=True)
+            print("\n".join(measure(family, n_nodes, args, device, clock)), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@
 Mode uuu, degrees up to lmax in and out, one weight for each path and channel, float32, one thread. The peer runs in
 its own layout and in its best setting: TorchScript, plain FX, and with ``--peer-compiled`` also ``torch.compile``,
 which takes a minute at degree 4. A time is the 20th percentile over interleaved rounds; a ratio compares with the
-fastest peer. ``first call`` is the compile time of forward, or of forward and backward.
+fastest peer. ``first call`` is the compile time of forward, or of forward and backward; memory is what a call holds at
+most beyond its inputs. For products with a sum over edges see convolution.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 import warnings
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from collections.abc import Callable
 import e3nn
 import torch
 from e3nn import o3
+from timing import Action, Clock, add_options, machine, peak_memory, percentiles, start, table
 from torch import Tensor, nn
 
 from geoeq.ops.clebsch_gordan import all_instructions
 from geoeq.ops.tensor_product import TensorProduct
 
 ROWS = {1: 16384, 2: 16384, 3: 8192, 4: 8192, 5: 4096, 6: 4096}  # rows times channels
-Action = Callable[[], object]
 
 
 def peer(irreps: o3.Irreps, *, script: bool) -> nn.Module:
@@ -44,16 +44,18 @@ def peer(irreps: o3.Irreps, *, script: bool) -> nn.Module:
     )
 
 
-def candidates(irreps: o3.Irreps, peer_compiled: bool) -> dict[str, tuple[Callable[..., Tensor], str]]:
+def candidates(
+    irreps: o3.Irreps, peer_compiled: bool, device: torch.device
+) -> dict[str, tuple[Callable[..., Tensor], str]]:
     """Every variant with the layout it takes."""
     last = TensorProduct(irreps, irreps, irreps, layout="channels_last")
     e3nn_layout = TensorProduct(irreps, irreps, irreps)
     found: dict[str, tuple[Callable[..., Tensor], str]] = {
-        "e3nn, TorchScript": (peer(irreps, script=True), "mul_ir"),
-        "e3nn, FX": (peer(irreps, script=False), "mul_ir"),
+        "e3nn, TorchScript": (peer(irreps, script=True).to(device), "mul_ir"),
+        "e3nn, FX": (peer(irreps, script=False).to(device), "mul_ir"),
     }
     if peer_compiled:
-        found["e3nn, compiled"] = (torch.compile(peer(irreps, script=False), fullgraph=True), "mul_ir")
+        found["e3nn, compiled"] = (torch.compile(peer(irreps, script=False).to(device), fullgraph=True), "mul_ir")
     found |= {
         "geoeq, eager": (last, "channels_last"),
         "geoeq, eager, mul_ir": (e3nn_layout, "mul_ir"),
@@ -81,39 +83,34 @@ def training_action(function: Callable[..., Tensor], x: Tensor, y: Tensor, weigh
     return action
 
 
-def times(actions: dict[str, Action], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Milliseconds of each action, and seconds of its first call."""
-    first, taken = {}, {name: [] for name in actions}
+def first_calls(actions: dict[str, Action]) -> dict[str, float]:
+    """Seconds of the first call of each."""
+    seconds = {}
     for name, action in actions.items():
-        start = time.perf_counter()
+        begin = time.perf_counter()
         action()
-        first[name] = time.perf_counter() - start
-        for _ in range(4):
-            action()
-    for _ in range(rounds):
-        for name, action in actions.items():
-            action()  # what ran before has emptied the caches
-            start = time.perf_counter()
-            action()
-            taken[name].append(time.perf_counter() - start)
-    return {name: 1e3 * sorted(t)[len(t) // 5] for name, t in taken.items()}, first
+        seconds[name] = time.perf_counter() - begin
+    return seconds
 
 
-def rows_of(lmax: int, channels: int, rounds: int, peer_compiled: bool, training: bool) -> list[str]:
+def rows_of(lmax: int, args: argparse.Namespace, device: torch.device, clock: Clock) -> list[str]:
     """Lines of the table for one degree."""
-    irreps = o3.Irreps([(channels, (l, 1)) for l in range(lmax + 1)])  # noqa: E741 - parities aside: all paths
-    n_rows = ROWS[lmax] // channels
-    x, y = torch.randn(2, n_rows, irreps.dim)
-    weight = torch.randn(TensorProduct(irreps, irreps, irreps).weight_numel)
+    irreps = o3.Irreps([(args.channels, (l, 1)) for l in range(lmax + 1)])  # noqa: E741 - parities aside: all paths
+    n_rows = ROWS[lmax] // args.channels
+    x, y = torch.randn(2, n_rows, irreps.dim, device=device)
+    weight = torch.randn(TensorProduct(irreps, irreps, irreps).weight_numel, device=device)
+    kinds = [("forward", forward_action), *([] if args.forward_only else [("forward + backward", training_action)])]
     lines = []
-    for kind, make in [("forward", forward_action), *([("forward + backward", training_action)] if training else [])]:
+    for kind, make in kinds:
         torch.compiler.reset()
-        functions = candidates(irreps, peer_compiled)
+        functions = candidates(irreps, args.peer_compiled, device)
         actions = {name: make(function, x, y, weight) for name, (function, _) in functions.items()}
-        milliseconds, first = times(actions, rounds)
+        first = first_calls(actions)
+        milliseconds = percentiles(actions, args.rounds, clock)
         best = min(value for name, value in milliseconds.items() if name.startswith("e3nn"))
         lines += [
-            f"| {lmax} | {kind} | {name} | {ms:.4f} | {best / ms:.1f} | {first[name]:.1f} |"
+            f"| {lmax} | {kind} | {name} | {ms:.4f} | {best / ms:.1f} | {first[name]:.1f} "
+            f"| {peak_memory(actions[name], device):.1f} |"
             for name, ms in milliseconds.items()
         ]
     return lines
@@ -123,19 +120,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lmax", type=int, nargs="+", choices=list(ROWS), default=[1, 2, 3, 4])
     parser.add_argument("--channels", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--peer-compiled", action="store_true")
     parser.add_argument("--forward-only", action="store_true")
+    add_options(parser, rounds=100)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    torch.ones(6_000_000)  # from then on glibc keeps freed memory rather than return it at every step
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, e3nn {e3nn.__version__}, 1 thread")
-    print("\n| lmax | | | ms | times faster | first call, s |\n|---|---|---|---|---|---|")
+    device, clock = start(args)
+    print(f"{machine(device, 'e3nn')}\n")
+    print(table(["lmax", "", "", "ms", "times faster", "first call, s", "memory, MiB"]))
     for lmax in args.lmax:
-        lines = rows_of(lmax, args.channels, args.rounds, args.peer_compiled, not args.forward_only)
-        print("\n".join(lines), flush=True)
+        print("\n".join(rows_of(lmax, args, device, clock)), flush=True)
 
 
 if __name__ == "__main__":
