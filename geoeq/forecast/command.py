@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -31,6 +34,7 @@ class ForecastCLI(LightningCLI):
 
     def __init__(self, args: list[str], *, folder: Path | None = None, label: str | None = None) -> None:
         self.folder, self.label = folder, label
+        self.names_data = names_data(args)
         super().__init__(
             ForecastModule,
             GraphData,
@@ -45,7 +49,8 @@ class ForecastCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="nbody", help="name of the experiment")
-        parser.set_defaults({"data": {"class_path": "geoeq.forecast.datamodule.NBodyData"}})
+        if not self.names_data:
+            parser.set_defaults({"data": {"class_path": "geoeq.forecast.datamodule.NBodyData"}})
         parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
         parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch; small graphs gain from none")
 
@@ -107,10 +112,9 @@ class ForecastCLI(LightningCLI):
     def after_predict(self) -> None:
         assert self.folder is not None
         predicted = torch.cat([part.cpu() for part in self.trainer.predict_loop.predictions])
-        graphs = self.datamodule.split("test")
         path = self.folder / "predictions.npz"
         temporary = path.with_name(f".{path.name}.tmp.npz")
-        batch = graphs.fetch(torch.arange(len(graphs)))
+        batch = self.datamodule.fetch("test", torch.arange(len(self.datamodule.split("test"))))
         values = {"predicted": predicted, "target": batch.y, "position": batch.pos, "first_node": batch.ptr}
         np.savez_compressed(temporary, **{name: value.numpy() for name, value in values.items()})
         temporary.replace(path)
@@ -118,6 +122,29 @@ class ForecastCLI(LightningCLI):
             f"geoeq: wrote {path} with predicted, target, position of all nodes, and first_node of each graph",
             file=sys.stdout,
         )
+
+
+def names_data(args: Sequence[str]) -> bool:
+    """Whether the arguments, or a configuration among them, say which class the data are of.
+
+    A class that they only replace would leave its defaults behind: jsonargparse keeps values that both classes take.
+
+    >>> names_data(["fit", "--data.class_path=my.Data"]), names_data(["fit", "--data.field", "2"])
+    (True, False)
+    """
+    words = [word for argument in args for word in argument.split("=", 1)]
+    if any(word in ("--data", "--data.class_path") for word in words):
+        return True
+    return any(_config_names_data(path) for flag, path in pairwise(words) if flag in ("--config", "-c"))
+
+
+def _config_names_data(path: str) -> bool:
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):  # the parser tells what is wrong with it
+        return False
+    data = config.get("data") if isinstance(config, dict) else None
+    return isinstance(data, str) or (isinstance(data, dict) and "class_path" in data)
 
 
 def quieten() -> None:

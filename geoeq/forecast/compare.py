@@ -14,11 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from geoeq.forecast.command import ForecastCLI
+from geoeq.forecast.datamodule import GraphData
 from geoeq.forecast.report import RunRecord, write_report
+from geoeq.forecast.report_records import column_title
 from geoeq.forecast.runs import new_folder, write_csv, write_text
 
 __all__ = ["Comparison", "compare"]
 
+KNOWN = {"mode", "test_mse", "std_mse", "equivariance_error", "level", "seconds", "parameters"}
 MODES = ("exact", "soft", "free")
 MODE_OPTION = "--model.model.init_args.mode"
 
@@ -60,11 +63,12 @@ def compare(
         raise ValueError(f"modes must be of {list(MODES)} and seeds given, got {list(modes)} and {list(seeds)}")
     folder = new_folder(name, runs)
     print(f"geoeq: {len(modes) * len(seeds)} trainings in {folder}", file=sys.stderr, flush=True)
-    records, first_config = [], None
+    records, first_config, unit = [], None, GraphData.unit
     for seed in seeds:
         for mode in modes:
             label = mode if len(seeds) == 1 else f"{mode}, seed {seed}"
             cli = _train(args, folder / f"{mode}-{seed}", label, mode, seed)
+            unit = cli.recorder.unit
             records.append(replace(cli.recorder.record(), name=label))
             first_config = first_config or folder / f"{mode}-{seed}" / "config.yaml"
     rows = [_mean_row(mode, [r for r in records if r.name.split(",")[0] == mode]) for mode in modes]
@@ -74,7 +78,14 @@ def compare(
     write_text(folder / "comparison.json", json.dumps({"modes": rows, "runs": single}, indent=1))
     text = first_config.read_text(encoding="utf-8") if first_config and first_config.is_file() else ""
     note = "The same network, data, number of steps and seeds; only the symmetry of its linear maps differs."
-    write_report(folder / "report.html", title=f"geoeq compare: {name}", runs=records, config_text=text, notes=[note])
+    write_report(
+        folder / "report.html",
+        title=f"geoeq compare: {name}",
+        runs=records,
+        config_text=text,
+        notes=[note],
+        length_unit=unit,
+    )
     _print(rows)
     print(f"geoeq: report in {folder / 'report.html'}", file=sys.stderr)
     return Comparison(folder, records, rows)
@@ -95,8 +106,15 @@ def _mean_row(mode: str, records: Sequence[RunRecord]) -> dict[str, Any]:
     for key, title in (("equivariance_error", "error"), ("level", "level")):
         for symmetry in records[0].summary[key]:
             row[f"{title}: {symmetry}"] = statistics.fmean(record.summary[key][symmetry] for record in records)
+    for key in _further(records[0].summary):
+        row[key] = statistics.fmean(record.summary[key] for record in records)
     row["seconds"] = statistics.fmean(record.summary["seconds"] for record in records)
     return row
+
+
+def _further(row: Mapping[str, Any]) -> list[str]:
+    """Names of the errors beside the test MSE."""
+    return [key for key in row if key not in KNOWN and not key.startswith(("level: ", "error: "))]
 
 
 def _print(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -107,11 +125,14 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     table.add_column("test MSE", justify="right")
     for symmetry in symmetries:
         table.add_column(f"{symmetry}\nlevel / error", justify="right")
-    table.add_column("seconds", justify="right")
+    further = _further(rows[0])
+    for key in [*further, "seconds"]:
+        table.add_column(column_title(key), justify="right")
     best = min(row["test_mse"] for row in rows)
     for row in rows:
         error = f"{row['test_mse']:.5f}" + (f" ± {row['std_mse']:.5f}" if row["std_mse"] else "")
         cells = [f"{row[f'level: {s}']:.3f} / {row[f'error: {s}']:.3f}" for s in symmetries]
         style = "bold" if row["test_mse"] == best else None
+        cells += [f"{row[key]:.4g}" for key in further]
         table.add_row(row["mode"], error, *cells, f"{row['seconds']:.0f}", style=style)
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch_geometric.data import Batch
 
 from geoeq.datasets.nbody import NBody, simulate
+from geoeq.forecast.conservation import nbody_drifts
 
 __all__ = ["EpochBatches", "GraphData", "Graphs", "NBodyData"]
 
@@ -62,23 +63,34 @@ class EpochBatches(Sampler[Tensor]):
 class _Batches(Dataset[Batch]):
     """A data set whose items are whole batches."""
 
-    def __init__(self, graphs: Graphs) -> None:
-        self.graphs = graphs
+    def __init__(self, data: GraphData, split: str) -> None:
+        self.data, self.name = data, split
 
     def __getitem__(self, index: Tensor) -> Batch:
-        return self.graphs.fetch(index)
+        return self.data.fetch(self.name, index)
 
 
 class GraphData(LightningDataModule):
     """Training, validation and test batches of one of geoeq's data sets.
 
-    A subclass says how a split is opened (:meth:`open`).
+    A subclass says how a split is opened (:meth:`open`), and in class attributes what its numbers are.
 
     Args:
         batch_size: graphs in a training batch.
         eval_batch_size: graphs in a batch of validation, test and prediction.
         shuffle_seed: seed of the order of the training graphs.
+
+    Attributes:
+        coordinates: how many of the three coordinates the data have; errors are taken of these.
+        unit: of positions.
+        up: the axis that points up in pictures.
+        source: where to get files that are missing and which option takes them, the end of a sentence.
     """
+
+    coordinates: int = 3
+    unit: str = "length units"
+    up: str = "z"
+    source: str = ""
 
     def __init__(self, batch_size: int = 100, eval_batch_size: int = 1000, shuffle_seed: int = 0) -> None:
         super().__init__()
@@ -92,8 +104,28 @@ class GraphData(LightningDataModule):
     def split(self, name: str) -> Graphs:
         """The data set of one split, made when it is first asked for."""
         if name not in self._splits:
-            self._splits[name] = self.open(name)
+            try:
+                self._splits[name] = self.open(name)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{error}; {self.source}" if self.source else str(error)) from error
         return self._splits[name]
+
+    def fetch(self, name: str, index: Tensor) -> Batch:
+        """Batch of the graphs ``index`` [B] of a split, with all that networks are given."""
+        return self.prepare(self.split(name).fetch(index))
+
+    def prepare(self, batch: Batch) -> Batch:
+        """What networks are given of a batch of the data set: charges of 1 are added where it has none."""
+        return batch if "charge" in batch else with_field(batch, "charge", batch.pos.new_ones(len(batch.pos), 1))
+
+    def drifts(self, batch: Batch, path: Tensor) -> dict[str, Tensor]:
+        """How far a forecast fails to conserve what the true motion conserves: for each name one number per graph.
+
+        Args:
+            batch: inputs, as :meth:`fetch` gives them.
+            path: [N, F, 3], positions at the target frames, forecast or true.
+        """
+        return {}
 
     def prepare_data(self) -> None:
         for name in ("train", "valid", "test"):
@@ -101,7 +133,7 @@ class GraphData(LightningDataModule):
 
     def _loader(self, name: str, batch_size: int, seed: int | None = None) -> DataLoader:
         graphs = self.split(name)
-        return DataLoader(_Batches(graphs), sampler=EpochBatches(len(graphs), batch_size, seed), batch_size=None)
+        return DataLoader(_Batches(self, name), sampler=EpochBatches(len(graphs), batch_size, seed), batch_size=None)
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", self.batch_size, self.shuffle_seed)
@@ -117,7 +149,7 @@ class GraphData(LightningDataModule):
 
     def true_paths(self, n: int) -> list[Tensor]:
         """Positions of the nodes of the first ``n`` test graphs from input to target, each ``[T, nodes, 3]``."""
-        batch = self.split("test").fetch(torch.arange(n))
+        batch = self.fetch("test", torch.arange(n))
         frames = batch.y if batch.y.dim() == 3 else batch.y.unsqueeze(1)
         paths = torch.cat([batch.pos.unsqueeze(1), frames], 1).transpose(0, 1)
         return list(paths.split(batch.ptr.diff().tolist(), dim=1))
@@ -125,6 +157,16 @@ class GraphData(LightningDataModule):
     def horizon(self) -> float:
         """Time from input to the last target, in units of time of the velocities."""
         return 1.0
+
+
+def with_field(batch: Batch, name: str, value: Tensor) -> Batch:
+    """The batch with a further field of its nodes, in such a way that it can still be taken apart into graphs."""
+    slices, increments = batch._slice_dict["pos"], batch._inc_dict["pos"]
+    batch[name] = value
+    # New dictionaries, since batches of one data set may share theirs.
+    batch._slice_dict = batch._slice_dict | {name: slices}
+    batch._inc_dict = batch._inc_dict | {name: increments}
+    return batch
 
 
 class NBodyData(GraphData):
@@ -160,8 +202,16 @@ class NBodyData(GraphData):
         finer = next(k for k in (10, 5, 4, 2, 1) if graphs.protocol.every % k == 0)
         protocol = replace(graphs.protocol, every=graphs.protocol.every // finer)
         paths = simulate(n, seed=(graphs.seed, 2), **asdict(protocol)).pos
-        first, last = ((frame + 1) * finer - 1 for frame in (graphs.frames[0], graphs.frames[-1]))
+        ends = (graphs.frames[0], graphs.frames[-1])
+        # Of systems with objects the first stored frame is the first step, of others it is ``every`` steps on.
+        first, last = (frame * finer if protocol.objects else (frame + 1) * finer - 1 for frame in ends)
         return list(paths[:, first : last + 1])
+
+    def drifts(self, batch: Batch, path: Tensor) -> dict[str, Tensor]:
+        """Drifts of energy and momentum, see :func:`~geoeq.forecast.conservation.nbody_drifts`."""
+        graphs = self.split("test")
+        assert isinstance(graphs, NBody)
+        return nbody_drifts(graphs.protocol, graphs.frames, batch, path)
 
     def horizon(self) -> float:
         graphs = self.split("test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from torch_geometric.data import Batch
 
 from geoeq.audit import orbit_error
+from geoeq.forecast.errors import as_path, path_errors, sample_errors
 from geoeq.groups import parse
 from geoeq.soft import Evidence, Fixed, Levels, SoftEquivariance, Tuner
 
@@ -21,7 +23,17 @@ AUDIT_GRAPHS = 200
 
 
 class ForecastModule(LightningModule):
-    """A network that forecasts positions, ``model(data) -> [N, 3]``, trained on the mean squared error per coordinate.
+    """A network that forecasts positions, trained on the mean squared error per coordinate.
+
+    It is called ``model(data)`` and returns ``[N, 3]``, or ``[N, F, 3]`` for F > 1 target frames. One that can draw
+    several futures has a method ``sample(data, n) -> [n, N, 3]`` or ``[n, N, F, 3]``; the test then also tells how near
+    the best of them comes.
+
+    Logged are ``train_loss``, ``val_loss`` and ``test_mse``, and with ``val_`` or ``test_`` before their names ``fde``,
+    and ``ade`` for several target frames. The test has also ``a_mse`` and ``f_mse`` of several frames, ``min_ade_K``,
+    ``min_fde_K``, ``joint_min_ade_K`` and ``joint_min_fde_K`` of K samples, and of N-body systems ``momentum_drift``
+    and ``energy_drift``, beside those of the true positions with ``true_`` before their names. Drifts are medians over
+    graphs, all else means over nodes.
 
     If the network has soft layers, the candidate symmetries are attached to them: the tuner sees every gradient, every
     optimizer step is followed by the proximal step of the penalties, and the strengths are set once per epoch. An
@@ -36,6 +48,7 @@ class ForecastModule(LightningModule):
         cosine: whether the learning rate falls to 0 along half a cosine over the training.
         proximal: whether the penalties are a step of their own, exact at any strength, or a term of the loss, as
             published in arXiv 2306.00356.
+        n_samples: number of futures drawn in the test of a network that can.
     """
 
     def __init__(
@@ -47,11 +60,15 @@ class ForecastModule(LightningModule):
         weight_decay: float = 1e-12,
         cosine: bool = False,
         proximal: bool = True,
+        n_samples: int = 20,
     ) -> None:
         super().__init__()
         if not lr > 0:
             raise ValueError(f"lr must be positive, got {lr}")
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
         self.model = model
+        self.n_samples = n_samples
         self.lr, self.weight_decay, self.cosine, self.proximal = lr, weight_decay, cosine, proximal
         self.groups = {name: parse(text) for name, text in (symmetries or {}).items()}
         typed = [m for m in model.modules() if hasattr(m, "typed_maps")]
@@ -83,16 +100,37 @@ class ForecastModule(LightningModule):
                     f" where {here.get(name)} is needed"
                 )
 
-    def _loss(self, batch: Batch) -> Tensor:
-        return nn.functional.mse_loss(self.model(batch), batch.y)
+    def _forecast(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What is predicted and what comes, in the coordinates that the data have."""
+        predicted, target = self.model(batch), batch.y
+        if predicted.shape != target.shape:
+            raise ValueError(
+                f"model must predict {list(target.shape)}, as y has it, got {list(predicted.shape)}: "
+                "give it the number of target frames of the data"
+            )
+        return self._known(predicted), self._known(target)
+
+    def _known(self, positions: Tensor) -> Tensor:
+        return positions[..., : self.trainer.datamodule.coordinates]  # type: ignore[attr-defined]
+
+    def _log(self, prefix: str, values: Mapping[str, Tensor], batch: Batch) -> None:
+        # Means over nodes: graphs may differ in size.
+        self.log_dict({f"{prefix}_{name}": value for name, value in values.items()}, batch_size=batch.num_nodes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._loss(batch)
-        self._last = (loss.detach(), batch.num_graphs, batch.y.numel() // max(batch.num_graphs, 1))
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=batch.num_graphs)
+        predicted, target = self._forecast(batch)
+        loss = nn.functional.mse_loss(predicted, target)
+        self._last_batch = batch
+        self._last = (loss.detach(), batch.num_graphs, target.numel() // max(batch.num_graphs, 1))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=batch.num_nodes)
         if self.soften and self.soft is not None and not self.proximal:
             return loss + self.soft.penalty()
         return loss
+
+    @torch.no_grad()
+    def _last_loss(self) -> Tensor:
+        """The loss on the last training batch, with the weights as they are."""
+        return self._loss(self._last_batch)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         loss, batch_size, n_targets = self._last
@@ -110,7 +148,7 @@ class ForecastModule(LightningModule):
             raise ValueError(f"train_loss must stay finite, got {loss} in epoch {self.current_epoch}: lower lr")
         if self.soften and self.soft is not None:
             graphs = self.trainer.datamodule.split("train")  # type: ignore[attr-defined]
-            self.soft.tune(self.progress(), len(graphs))
+            self.soft.tune(self.progress(), len(graphs), self._last_loss)
 
     def on_train_start(self) -> None:
         # A resumed training has no sanity check, and levels may be asked for before its first validation.
@@ -124,18 +162,36 @@ class ForecastModule(LightningModule):
         return min(self.global_step / max(float(self.trainer.estimated_stepping_batches), 1.0), 1.0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log("val_loss", self._loss(batch), batch_size=batch.num_graphs)
+        predicted, target = self._forecast(batch)
+        errors = {"loss": nn.functional.mse_loss(predicted, target)}
+        self._log("val", errors | path_errors(predicted, target, squares=False), batch)
         if batch_idx == 0:
             self.audit_batch = batch
 
+    def on_test_epoch_start(self) -> None:
+        self._drifts: dict[str, list[Tensor]] = {}
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log("test_mse", self._loss(batch), batch_size=batch.num_graphs)
+        predicted, target = self._forecast(batch)
+        errors = {"mse": nn.functional.mse_loss(predicted, target)} | path_errors(predicted, target)
+        sample: Callable[[Batch, int], Tensor] | None = getattr(self.model, "sample", None)  # type: ignore[assignment]
+        if sample is not None:
+            errors |= sample_errors(self._known(sample(batch, self.n_samples)), target, batch.batch)
+        self._log("test", errors, batch)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        for kind, path in (("", predicted), ("true_", target)):
+            for name, values in data.drifts(batch, as_path(path)).items():
+                self._drifts.setdefault(f"{kind}{name}", []).append(values)
         if batch_idx == 0:
             self.audit_batch = batch
             few = Batch.from_data_list(batch.to_data_list()[:AUDIT_GRAPHS])
             for name, group in self.groups.items():
                 self.orbit_errors[name] = orbit_error(self.model, few, group)
-                self.log(f"error/{name}", self.orbit_errors[name], batch_size=batch.num_graphs)
+                self.log(f"error/{name}", self.orbit_errors[name], batch_size=batch.num_nodes)
+
+    def on_test_epoch_end(self) -> None:
+        # The median of graphs, since close encounters make a few drifts larger than all others together.
+        self.log_dict({f"test_{name}": torch.cat(values).median() for name, values in self._drifts.items()})
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.model(batch)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from geoeq.forecast.datamodule import GraphData
 from geoeq.forecast.module import ForecastModule
 from geoeq.forecast.report import RunRecord, TrajectorySample, write_report
 from geoeq.forecast.runs import write_csv
@@ -20,11 +21,14 @@ __all__ = ["Recorder"]
 SNAPSHOTS = 40
 SAMPLES = 3
 METRICS = ("epoch", "step", "train_loss", "val_loss", "seconds")
+TEST = "test_mse"
 LEVELS = ("epoch", "layer", "symmetry", "level", "strength")
 
 
 class Recorder(Callback):
     """Writes ``metrics.csv`` each epoch, ``levels.csv`` some forty times, and ``report.html`` at the end.
+
+    The metrics are losses and the errors of the validation; those of a test are in the report.
 
     All rows travel in the checkpoint, so that a resumed run continues its tables without a gap or a double row.
 
@@ -41,6 +45,10 @@ class Recorder(Callback):
         self.summary: dict[str, Any] = {}
         self.seconds = 0.0
         self.samples: list[TrajectorySample] = []
+        self.unit = GraphData.unit
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.unit = trainer.datamodule.unit  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
         return {"metrics": self.metrics, "levels": self.levels, "seconds": self.seconds}
@@ -56,7 +64,7 @@ class Recorder(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning keeps the value of an earlier epoch where this one has no validation.
         if not trainer.sanity_checking:
-            self._fresh = ["train_loss", "val_loss"]
+            self._fresh = ["train_loss", *sorted(key for key in trainer.callback_metrics if key.startswith("val_"))]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds += time.perf_counter() - self._tick
@@ -64,12 +72,13 @@ class Recorder(Callback):
         epoch = trainer.current_epoch
         row = {"epoch": epoch, "step": trainer.global_step, **values, "seconds": round(self.seconds, 3)}
         self.metrics.append(row)
-        write_csv(self.folder / "metrics.csv", METRICS, self.metrics)
+        more = sorted({key for row in self.metrics for key in row} - set(METRICS))
+        write_csv(self.folder / "metrics.csv", [*METRICS, *more], self.metrics)
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else SNAPSHOTS
         if epoch % max(total // SNAPSHOTS, 1) == 0 or epoch == total - 1:
             self._record_levels(epoch, pl_module)
         if self.chatty and epoch % max(total // 5, 1) == 0:
-            losses = ", ".join(f"{key} {value:.5f}" for key, value in values.items())
+            losses = ", ".join(f"{key} {values[key]:.5f}" for key in METRICS if key in values)
             print(f"  {self.name}: epoch {epoch}, {losses}, {self.seconds:.0f} s", file=sys.stderr, flush=True)
 
     def _record_levels(self, epoch: int, module: LightningModule) -> None:
@@ -93,7 +102,8 @@ class Recorder(Callback):
             return
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
         self.summary = {
-            "test_mse": values["test_mse"],
+            TEST: values[TEST],
+            **{key.removeprefix("test_"): values[key] for key in values if key.startswith("test_") and key != TEST},
             "equivariance_error": {name: values[f"error/{name}"] for name in pl_module.groups},
             "level": pl_module.levels().overall(),
             "seconds": self.seconds,
@@ -104,9 +114,8 @@ class Recorder(Callback):
 
     def _draw(self, trainer: Trainer, module: ForecastModule) -> list[TrajectorySample]:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        graphs = data.split("test")
-        n = min(SAMPLES, len(graphs))
-        batch = graphs.fetch(torch.arange(n))
+        n = min(SAMPLES, len(data.split("test")))
+        batch = data.fetch("test", torch.arange(n))
         moved = module.on_after_batch_transfer(batch.to(module.device), 0)
         ends = {"predicted": module.model(moved).cpu(), "target": batch.y.cpu()}
         ends = {name: value if value.dim() == 2 else value[:, -1] for name, value in ends.items()}
@@ -120,6 +129,7 @@ class Recorder(Callback):
                 true_path=paths[k],
                 horizon=horizon,
                 name=f"test graph {k}",
+                up=data.up,
             )
             for k, (first, last) in enumerate(pairwise(batch.ptr.tolist()))
         ]
@@ -132,4 +142,10 @@ class Recorder(Callback):
         """Write ``report.html`` into the run's folder."""
         config = self.folder / "config.yaml"
         text = config.read_text(encoding="utf-8") if config.is_file() else ""
-        write_report(self.folder / "report.html", title=f"geoeq: {self.name}", runs=[self.record()], config_text=text)
+        write_report(
+            self.folder / "report.html",
+            title=f"geoeq: {self.name}",
+            runs=[self.record()],
+            config_text=text,
+            length_unit=self.unit,
+        )

@@ -17,6 +17,7 @@ from geoeq.forecast.report_records import (
     Column,
     RunRecord,
     TrajectorySample,
+    column_title,
     last_levels,
     read_levels,
     read_metrics,
@@ -65,7 +66,7 @@ def _head(columns: Sequence[Column]) -> str:
     """Two header rows: the groups with the names of their columns below."""
     above, below = "", ""
     for group, members in groupby(columns, key=lambda column: column[0]):
-        names = [escape(name.replace("_", " ").replace("mse", "MSE")) for _, name in members]
+        names = [escape(column_title(name)) for _, name in members]
         if group:
             above += f'<th scope="colgroup" colspan="{len(names)}" class="group">{GROUPS[group]}</th>'
             below += "".join(f'<th scope="col"{_border(k)}>{name}</th>' for k, name in enumerate(names))
@@ -108,8 +109,27 @@ def _table(runs: Sequence[RunRecord], length_unit: str) -> str:
         f"in ({escape(length_unit)})²; lower is better. Equivariance error: how much the prediction changes, "
         "relative to its size, when the input is moved by the symmetry and the output moved back; 0 is "
         "exact. Level: 0 is an exact symmetry, 1 no more symmetric than random weights. A dash is a number "
-        "that was not recorded.</p>"
+        f"that was not recorded.{_more(columns, length_unit)}</p>"
     )
+
+
+def _more(columns: Sequence[Column], length_unit: str) -> str:
+    """What the errors of paths are, where there are any."""
+    names = " ".join(name for _, name in columns)
+    text = ""
+    if "fde" in names:
+        text += (
+            f" ADE, FDE: mean distance ({escape(length_unit)}) from the true positions, over all target frames and at "
+            "the last one. A-MSE, F-MSE: the same of the mean squared error."
+        )
+    if "min_" in names:
+        text += " minADE, minFDE: of the best of several samples, chosen for each node or, joint, for all at once."
+    if "drift" in names:
+        text += (
+            " Drift: how far a forecast is from conserving energy or momentum, median over graphs; true: what the same "
+            "measure says of the true positions, which are known at the frames alone."
+        )
+    return text
 
 
 def write_report(

@@ -28,6 +28,18 @@ def words(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
+def column_title(name: str) -> str:
+    """Name of a column as it is printed.
+
+    >>> [column_title(name) for name in ("test_mse", "f_mse", "joint_min_ade_20", "energy_drift")]
+    ['test MSE', 'F-MSE', 'joint minADE 20', 'energy drift']
+    """
+    text = " ".join(word.upper() if word in ("mse", "ade", "fde") else word for word in name.split("_"))
+    for plain, usual in (("min ADE", "minADE"), ("min FDE", "minFDE"), ("a MSE", "A-MSE"), ("f MSE", "F-MSE")):
+        text = text.replace(plain, usual)
+    return text
+
+
 def _array(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     value = value.detach().cpu() if hasattr(value, "detach") else value
     array = np.asarray(value, dtype=np.float64)
@@ -49,6 +61,7 @@ class TrajectorySample:
         true_path: true positions from input to target, [T, n, 3] (length); None for a straight line.
         horizon: time from input to target; the arrow of velocity is drawn for this long.
         name: heading of the picture.
+        up: "x", "y" or "z", the axis that points up.
 
     Samples of several runs with the same `position` and `target` are drawn in one picture.
 
@@ -63,8 +76,11 @@ class TrajectorySample:
     true_path: Any = None
     horizon: float = 1.0
     name: str = ""
+    up: str = "z"
 
     def __post_init__(self) -> None:
+        if self.up not in ("x", "y", "z"):
+            raise ValueError(f"up must be x, y or z, got {self.up!r}")
         self.position = _array("position", self.position, (None, 3))
         shape = self.position.shape
         for name in ("velocity", "target", "predicted"):

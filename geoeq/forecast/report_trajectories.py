@@ -66,8 +66,10 @@ def trajectory_section(runs: Sequence[RunRecord], length_unit: str) -> str:
 
 
 def _scene_panels(scene: Scene, length_unit: str) -> list[str]:
-    side = _projection(scene, (0, 2), "seen from the side", length_unit)
-    top = _projection(scene, (0, 1), "seen from above", length_unit)
+    up = "xyz".index(scene[0][1].up)
+    along, across = (up + 1) % 3, (up + 2) % 3
+    side = _projection(scene, (along, up), "seen from the side", length_unit)
+    top = _projection(scene, (along, across), "seen from above", length_unit)
     return [side, top, _distances(scene, length_unit)]
 
 

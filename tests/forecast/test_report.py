@@ -142,6 +142,29 @@ def test_a_single_run_is_not_called_the_lowest(tmp_path):
     assert "soft: test MSE 0.0211." in page.text
 
 
+def test_further_errors_are_columns_with_their_usual_names_and_are_explained(tmp_path):
+    more = {"test_mse": 1.0, "ade": 0.25, "fde": 0.5, "f_mse": 0.75, "min_ade_20": 0.125, "true_energy_drift": 0.01}
+    page, _ = page_of(tmp_path, [record(summary=more)], length_unit="m")
+    for cell in ("test MSE", "ADE", "FDE", "F-MSE", "minADE 20", "true energy drift", "0.250", "0.125", "0.0100"):
+        assert cell in page.cells
+    for text in ("ADE, FDE: mean distance (m)", "of the best of several samples", "Drift: how far"):
+        assert text in page.text
+    plain, _ = page_of(tmp_path, [record()])
+    assert not any(text in plain.text for text in ("ADE", "Drift"))
+
+
+@pytest.mark.parametrize(
+    ("up", "side", "above"),
+    [("z", "xz plane", "xy plane"), ("y", "zy plane", "zx plane"), ("x", "yx plane", "yz plane")],
+)
+def test_pictures_are_seen_from_where_up_is_up(tmp_path, up, side, above):
+    page, _ = page_of(tmp_path, [record(trajectories=[sample(up=up)])])
+    assert f"Seen from the side {side}" in page.text
+    assert f"Seen from above {above}" in page.text
+    with pytest.raises(ValueError, match="up must be x, y or z, got 'up'"):
+        sample(up="up")
+
+
 def test_equal_errors_share_the_mark(tmp_path):
     page, _ = page_of(tmp_path, [record("soft"), record("free"), record("exact", summary={"test_mse": 1.0})])
     assert page.cells.count("lowest0.0211") == 2

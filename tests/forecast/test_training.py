@@ -103,13 +103,16 @@ def test_comparison_trains_the_same_network_three_times(folder, capsys):
     assert exact["level: rotation"] < 1e-5
     assert exact["error: rotation"] < 1e-4
     assert outcome.rows[2]["level: rotation"] > 0.5
+    assert 0 < exact["fde"] == pytest.approx(sum(r.summary["fde"] for r in outcome.records[::3]) / 2)
     assert len(outcome.records) == 6
     table = rows(outcome.folder / "comparison.csv")
     assert float(table[0]["test_mse"]) == pytest.approx(exact["test_mse"])
     stored = json.loads((outcome.folder / "comparison.json").read_text())
     assert [len(stored["modes"]), len(stored["runs"])] == [3, 6]
     assert "free, seed 1" in (outcome.folder / "report.html").read_text()
-    assert "same network, data, steps and seeds" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "same network, data, steps and seeds" in printed
+    assert "FDE" in printed
 
 
 @pytest.mark.parametrize(

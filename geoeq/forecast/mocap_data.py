@@ -1,0 +1,76 @@
+"""Batches of human motion for training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from geoeq.datasets import MotionCapture
+from geoeq.forecast.datamodule import GraphData
+from geoeq.forecast.errors import as_path
+
+__all__ = ["MotionCaptureData"]
+
+
+class MotionCaptureData(GraphData):
+    """Training, validation and test batches of :class:`geoeq.datasets.MotionCapture`.
+
+    Networks are given ``pos``, ``vel``, ``x`` (speed, and height if asked for), ``edge_attr`` [E, 1], ``part`` and
+    ``charge``, which is 1.
+
+    Args:
+        root: folder with ``raw``, in which the files are; None for ``mocap`` in the folder of the variable GEOEQ_DATA,
+            or ``data/mocap``.
+        batch_size: graphs in a training batch; published with 12.
+        eval_batch_size: graphs in a batch of validation, test and prediction.
+        shuffle_seed: seed of the order of the training graphs.
+        time_unit: number of frames in which ``vel`` is the way that is made. Published with 1; as many as are forecast
+            give velocities the size of what is to be predicted. The speed in ``x`` is per frame always.
+        mocap: all other options of :class:`geoeq.datasets.MotionCapture`.
+    """
+
+    unit = MotionCapture.unit
+    up = MotionCapture.gravity
+    source = "--data.root takes the folder that holds raw"
+
+    def __init__(
+        self,
+        root: str | None = None,
+        batch_size: int = 12,
+        eval_batch_size: int = 1000,
+        shuffle_seed: int = 0,
+        time_unit: float = 1.0,
+        **mocap: Any,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, shuffle_seed)
+        if not time_unit > 0:
+            raise ValueError(f"time_unit must be positive, got {time_unit}")
+        self.root, self.time_unit = root, time_unit
+        self.mocap = mocap  # on a line of its own, where jsonargparse looks for what becomes of keyword arguments
+
+    def open(self, name: str) -> MotionCapture:
+        return MotionCapture(self.root, split=name, **self.mocap)
+
+    def prepare(self, batch: Batch) -> Batch:
+        batch.vel = batch.vel * self.time_unit
+        return super().prepare(batch)
+
+    def true_paths(self, n: int) -> list[Tensor]:
+        """As the base class's, with all frames in between if they can still be read."""
+        graphs = self.split("test")
+        assert isinstance(graphs, MotionCapture)
+        try:
+            every = MotionCapture(self.root, split="test", **self.mocap | {"future": range(1, graphs.future[-1] + 1)})
+        except FileNotFoundError:  # the recordings are gone, and only the splits are stored
+            return super().true_paths(n)
+        batch = every.fetch(torch.arange(n))
+        path = torch.cat([batch.pos.unsqueeze(1), as_path(batch.y)], 1)
+        return list(path.transpose(0, 1).split(batch.ptr.diff().tolist(), dim=1))
+
+    def horizon(self) -> float:
+        graphs = self.split("test")
+        assert isinstance(graphs, MotionCapture)
+        return graphs.future[-1] / self.time_unit

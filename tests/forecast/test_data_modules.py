@@ -1,0 +1,240 @@
+"""Data modules: what networks are given, what is said of missing files, time and truth of the pictures."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import Batch
+
+from geoeq.datasets import MolecularDynamics, MotionCapture, Pedestrians, Trajectory
+from geoeq.datasets.mocap.protocols import CMU
+from geoeq.datasets.molecular import MolecularProtocol
+from geoeq.datasets.nbody import Protocol
+from geoeq.datasets.pedestrians import dataset as published
+from geoeq.forecast.datamodule import GraphData, NBodyData
+from geoeq.forecast.large_nbody_data import LargeNBodyData
+from geoeq.forecast.mocap_data import MotionCaptureData
+from geoeq.forecast.molecular_data import MolecularData
+from geoeq.forecast.pedestrian_data import PedestrianData
+from geoeq.layers import EGNN, Ponita, SteerableMPNN, TypedMPNN
+
+SHORT = MolecularProtocol(past=3, future=(1, 4), hydrogen=True, split="time", sizes=(20, 10, 10))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A folder with a made-up running set."""
+    (tmp_path / "mocap" / "raw").mkdir(parents=True)
+    pick = np.random.default_rng(0)
+    frames = (141, 138, 165, 143, 137, 126, 148, 128, 130, 152, 128)
+    trials = {f"trial_{k:02d}": pick.normal(size=(n, 31, 3)).cumsum(0) for k, n in enumerate(frames)}
+    np.savez(tmp_path / "mocap" / "raw" / "subject09_run.npz", edges=np.array(CMU.edges), **trials)
+    return str(tmp_path / "mocap")
+
+
+@pytest.fixture
+def streets(tmp_path, monkeypatch):
+    """A folder with small recordings in place of the published ones, which are not asked for their checksums."""
+    raw = tmp_path / "pedestrians" / "raw"
+    raw.mkdir(parents=True)
+    for name in published.RECORDINGS:
+        rows = [f"{10 * t} {k} {0.1 * (k + 1) * t} {5.0 * k}" for k in range(4) for t in range(2 * k, 120)]
+        (raw / f"{name}.txt").write_text("\n".join(rows))
+    monkeypatch.setattr(published, "_published", lambda root, name: raw / f"{name}.txt")
+    return str(raw.parent)
+
+
+@pytest.fixture
+def molecule(tmp_path):
+    """A file with a simulation of ethanol's heavy atoms and three hydrogens."""
+    place = [[0, -0.6, 0], [-1.3, 0.2, 0], [1.1, 0.3, 0], [0, -1.2, 0.9], [0, -1.2, -0.9], [1.9, -0.2, 0]]
+    walk = 1e-3 * np.random.default_rng(0).normal(size=(120, 6, 3)).cumsum(0)
+    np.savez(tmp_path / "ethanol.npz", R=np.array(place) + walk, z=np.array([6, 6, 8, 1, 1, 1]))
+    return str(tmp_path / "ethanol.npz")
+
+
+@pytest.fixture
+def module(tmp_path, runs, streets, molecule):
+    """Data modules by name, all of one target frame."""
+    small = {"frames": [0, 2], "sizes": [12, 6, 6], "log": False}
+    return {
+        "charged": lambda: NBodyData(str(tmp_path), **small),
+        "springs": lambda: NBodyData(str(tmp_path), system="springs", **small),
+        "constrained": lambda: NBodyData(str(tmp_path), objects=[1, 1, 1], **small),
+        "large": lambda: LargeNBodyData(str(tmp_path), protocol=Protocol("gravity", 20, every=10), **small),
+        "mocap": lambda: MotionCaptureData(runs, log=False),
+        "pedestrians": lambda: PedestrianData(streets, scene="eth", future=[12], log=False),
+        "molecular": lambda: MolecularData(
+            molecule, protocol=MolecularProtocol(3, (4,), 1, True, 2, "time", (9, 5, 5))
+        ),
+        "radius": lambda: MolecularData(molecule, protocol=SHORT, radius=2.0),
+    }
+
+
+NAMES = ["charged", "springs", "constrained", "large", "mocap", "pedestrians", "molecular"]
+COLUMNS = {"constrained": 2, "pedestrians": 0}  # of edge_attr, where it is not 1
+
+
+@pytest.mark.parametrize("name", [*NAMES, "radius"])
+def test_a_batch_has_what_networks_are_given_and_comes_apart_again(module, name):
+    data = module[name]()
+    for split in ("train", "valid", "test"):
+        index = torch.tensor([2, 0, 2])
+        batch = data.fetch(split, index)
+        n, kind = len(batch.pos), batch.pos.dtype
+        assert batch.num_graphs == 3
+        assert batch.pos.shape == batch.vel.shape == (n, 3)
+        assert batch.y.shape == ((n, 2, 3) if name == "radius" else (n, 3))
+        assert batch.charge.shape == (n, 1)
+        assert {batch.vel.dtype, batch.charge.dtype, batch.y.dtype} == {kind}
+        again = Batch.from_data_list(batch.to_data_list())
+        for key in ("pos", "vel", "charge", "y", "edge_index"):
+            assert torch.equal(again[key], batch[key]), key
+        if "x" in batch:
+            assert torch.equal(again.x, batch.x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_forecasts_from_every_data_module(module, name):
+    data = module[name]()
+    batch = data.fetch("train", torch.arange(3))
+    edge_dim = COLUMNS.get(name, 1)
+    networks = [
+        EGNN(edge_dim=edge_dim, hidden=8, n_layers=2),
+        TypedMPNN("4x0e + 2x1o", 1, edge_dim=edge_dim, mode="soft"),
+        SteerableMPNN("4x0e + 2x1o", 1, edge_dim=edge_dim, cutoff=50.0),
+        Ponita("octahedron", hidden=8, basis=8, n_layers=1, edge_dim=edge_dim),
+    ]
+    for network in networks:
+        assert network(batch).shape == batch.y.shape
+        assert network(batch).isfinite().all()
+
+
+def test_loaders_give_what_fetch_gives(module):
+    data = module["mocap"]()
+    (batch,) = list(data.val_dataloader())
+    expected = data.fetch("valid", torch.arange(240))
+    assert torch.equal(batch.vel, expected.vel)
+    assert torch.equal(batch.charge, torch.ones(240 * 31, 1))
+    assert [b.num_graphs for b in data.train_dataloader()] == [12] * 16
+
+
+def test_velocities_are_told_in_units_of_time(runs, molecule):
+    plain, longer = (MotionCaptureData(runs, time_unit=unit, log=False) for unit in (1, 30))
+    index = torch.tensor([5, 77])
+    assert torch.equal(longer.fetch("test", index).vel, 30 * plain.fetch("test", index).vel)
+    assert torch.equal(longer.fetch("test", index).x, plain.fetch("test", index).x)
+    assert torch.equal(longer.fetch("test", index).vel, longer.fetch("test", index).vel)  # not once more each time
+    assert (plain.horizon(), longer.horizon()) == (30.0, 1.0)
+    data = MolecularData(molecule, time_unit=4.0, protocol=SHORT)
+    raw = MolecularDynamics(molecule, "test", protocol=SHORT)
+    assert torch.equal(data.fetch("test", torch.tensor([3])).vel, 4.0 * raw[3].vel)
+    assert data.horizon() == 1.0
+    for build in (MotionCaptureData, MolecularData):
+        with pytest.raises(ValueError, match="time_unit must be positive, got 0"):
+            build(time_unit=0.0)
+
+
+def test_pedestrians_stand_in_space_and_count_two_coordinates(streets):
+    data = PedestrianData(streets, scene="hotel", log=False)
+    batch = data.fetch("test", torch.tensor([30]))
+    flat = Pedestrians(streets, "hotel", "test", log=False)[30]
+    assert (data.coordinates, data.unit, data.horizon()) == (2, "m", pytest.approx(4.8))
+    assert torch.equal(batch.history[..., :2], flat.history)
+    assert not batch.y[..., 2].any()
+
+
+def test_atoms_carry_their_number(molecule):
+    batch = MolecularData(molecule, protocol=SHORT).fetch("train", torch.tensor([1]))
+    assert batch.x.flatten().tolist() == pytest.approx([0.6, 0.6, 0.8, 0.1, 0.1, 0.1])
+    assert torch.equal(batch.x, batch.charge)
+    assert batch.history.shape == (6, 3, 3)
+
+
+def test_simulations_that_mdanalysis_reads(tmp_path):
+    pytest.importorskip("MDAnalysis")
+    place = np.array([[0.0, 0, 0], [1.4, 0, 0], [2.0, 1.2, 0]])
+    lines = []
+    for frame in range(30):
+        rows = [f"{kind} {x:.4f} {y:.4f} {z:.4f}" for kind, (x, y, z) in zip("CCO", place + 0.01 * frame)]
+        lines += ["3", f"frame {frame}", *rows]
+    (tmp_path / "walk.xyz").write_text("\n".join(lines) + "\n")
+    own = MolecularProtocol(past=2, future=(1, 2), split="time", sizes=(None, None, None))
+    path = str(tmp_path / "walk.xyz")
+    data = MolecularData(path, topology=path, select="all", protocol=own, radius=3.0)
+    batch = data.fetch("train", torch.tensor([0]))
+    assert batch.charge.flatten().tolist() == pytest.approx([0.6, 0.6, 0.8])
+    torch.testing.assert_close(batch.vel, torch.full((3, 3), 0.01), rtol=1e-3, atol=1e-5)
+    assert isinstance(data.recording, Trajectory)
+    assert data.recording is data.recording  # read once for all splits
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda folder: MotionCaptureData(folder),
+            r"raw must hold subject09_run\.npz, or 09\.asf .* mocap\.cs\.cmu\.edu; --data\.root takes the folder",
+        ),
+        (
+            lambda folder: MotionCaptureData(folder, protocol="walk"),
+            r"raw must hold subject35_walk\.npz, or 35\.asf and its AMC files .*; --data\.root takes",
+        ),
+        (
+            lambda folder: MolecularData(f"{folder}/none.npz"),
+            r"none\.npz does not exist; MD17 is at quantum-machine\.org.*, --data\.path takes the file",
+        ),
+    ],
+)
+def test_missing_files_are_told_with_where_to_get_them_and_the_option(tmp_path, build, message):
+    with pytest.raises(FileNotFoundError, match=message) as error:
+        build(str(tmp_path)).split("train")
+    assert "\n" not in str(error.value)
+
+
+def test_a_data_module_of_ones_own_needs_one_method(tmp_path):
+    class Own(GraphData):
+        def open(self, name):
+            raise FileNotFoundError(f"{name} is not there")
+
+    with pytest.raises(FileNotFoundError, match=r"train is not there$"):
+        Own().split("train")
+    assert Own().drifts(Batch(), torch.zeros(0, 1, 3)) == {}
+
+
+def test_true_paths_of_motion_are_all_frames_of_it(runs, tmp_path):
+    data = MotionCaptureData(runs, log=False)
+    paths, batch = data.true_paths(3), data.fetch("test", torch.arange(3))
+    trials = MotionCapture.recordings(runs)
+    for k, path in enumerate(paths):
+        start, trial = int(batch.start[k]), int(batch.trial[k])
+        torch.testing.assert_close(path, trials[trial].pos[start : start + 31].float())
+    assert torch.equal(torch.cat([path[-1] for path in paths]), batch.y)
+    shutil.rmtree(f"{runs}/raw")
+    again = MotionCaptureData(runs, log=False)  # what is stored is all there is
+    assert torch.equal(again.true_paths(1)[0], paths[0])
+    for stored in (tmp_path / "mocap" / "processed").glob("run-test-*"):
+        if torch.load(stored, weights_only=True)["tensors"]["y"].dim() == 4:
+            stored.unlink()
+    assert [path.shape[0] for path in again.true_paths(2)] == [2, 2]  # straight lines, where frames cannot be had
+
+
+@pytest.mark.parametrize("frames", [[0, 2], [1, 2, 4]])
+@pytest.mark.parametrize("objects", [None, [1, 1, 1]])
+def test_true_paths_of_bodies_end_at_the_targets(tmp_path, objects, frames):
+    data = NBodyData(str(tmp_path), frames=frames, sizes=[4, 4, 4], objects=objects, log=False)
+    paths, batch = data.true_paths(3), data.fetch("test", torch.arange(3))
+    last = batch.y if batch.y.dim() == 2 else batch.y[:, -1]
+    assert torch.allclose(torch.cat([path[0] for path in paths]).float(), batch.pos, atol=1e-6)
+    assert torch.allclose(torch.cat([path[-1] for path in paths]).float(), last, atol=1e-6)
+    assert data.horizon() == pytest.approx(0.1 * (frames[-1] - frames[0]))
+
+
+def test_large_systems_have_the_drift_of_momentum_alone(module):
+    data = module["large"]()
+    batch = data.fetch("test", torch.arange(6))
+    drifts = data.drifts(batch, batch.y.unsqueeze(1))
+    assert list(drifts) == ["momentum_drift"]
+    assert drifts["momentum_drift"].max() < 1e-4
+    assert data.horizon() == pytest.approx(0.02)
