@@ -121,7 +121,7 @@ def _tune(
         optimizer.zero_grad()
         (model(task.val.x) - task.val.y).square().mean().backward()
         soft.observe_validation()
-    soft.tune(progress, len(task.train.x))
+    soft.tune(progress, len(task.train.x), lambda: error(model, task.train))
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ cost a handful of matrix products in all. The subspaces that get a strength of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -183,6 +184,28 @@ class WeightBank(nn.Module):
             rows = (numbers * own.cast("forbidden", flat)[term]) @ own.cast("frame", flat).T
             found = found.index_add(0, own.index.reshape(-1), rows.reshape(-1))
         return found
+
+    def levels(self, flat: Tensor) -> Tensor:
+        r"""Level of each term in each weight, :math:`\|W - P_t W\| / \|W\|` over that of a random one."""
+        power = torch.stack([own.square().sum() for own in flat.double().split(self.sizes)]).unsqueeze(1)
+        share = self.codim / torch.tensor(self.sizes).to(self.codim).unsqueeze(1)
+        least = torch.finfo(torch.float64).tiny
+        return (self.squared_residuals(flat.double()) / (share * power).clamp(min=least)).sqrt()
+
+    @contextmanager
+    def without(self, weight: int, term: int) -> Iterator[None]:
+        """One weight without what one term forbids in it, as long as the context lasts."""
+        start = sum(self.sizes[:weight])
+        part = self.part(self.flat().detach(), term)[start : start + self.sizes[weight]]
+        parameter = self.parameters_[weight]
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.sub_(part.view_as(parameter))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                parameter.copy_(before)
 
     def prepare(self, strengths: Tensor, steps: Tensor) -> Shrinkage:
         r"""What :meth:`prox` multiplies by, to be used again as long as strengths and steps stay the same.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -249,18 +249,24 @@ class SoftEquivariance(nn.Module):
         return flatten([torch.zeros_like(p) if p.grad is None else p.grad for p in self.bank.parameters_])
 
     @torch.no_grad()
-    def tune(self, progress: float, n_samples: int) -> None:
+    def tune(self, progress: float, n_samples: int, loss: Callable[[], float | Tensor] | None = None) -> None:
         """Let the tuner set the strengths anew; call once per epoch.
 
         Args:
             progress: share of the training that is done, in [0, 1].
             n_samples: number of training samples (graphs).
+            loss: evaluates the loss on some training data, a batch will do. A tuner that wants to take a freedom back
+                then asks what that would cost; without it, it goes by the size of what it would take.
         """
         if self.functional is not None:
             self.functional.tune()
             return
         self._need_typed()
-        self.strengths.copy_(self.tuner.update(self.bank, self.strengths, progress, n_samples))
+        self.tuner.evaluate = None if loss is None else lambda: mean_over_processes(loss())
+        try:
+            self.strengths.copy_(self.tuner.update(self.bank, self.strengths, progress, n_samples))
+        finally:
+            self.tuner.evaluate = None
 
     def strengths_of_symmetries(self) -> Tensor:
         """Strength of each symmetry in each weight, its weakest term; infinite where it constrains nothing.
@@ -329,3 +335,12 @@ class SoftEquivariance(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={group}" for name, group in self.symmetries.items())
+
+
+def mean_over_processes(loss: float | Tensor) -> float:
+    """The mean of a number over the processes of a distributed training, which must all decide alike."""
+    value = torch.as_tensor(loss).detach().double()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+        value = value / torch.distributed.get_world_size()
+    return float(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,13 @@ class Tuner(nn.Module, ABC):
         split: whether each increment of the lattice of symmetries has a strength of its own
             (:mod:`geoeq.soft.lattice`), or each symmetry as a whole.
         held: from this strength on the proximal step projects, as if it were infinite.
+        evaluate: gives the loss on training data with the weights as they are; None outside of ``tune``, or if the
+            caller has none to offer.
     """
 
     split = False
     held = math.inf
+    evaluate: Callable[[], float] | None = None
 
     @abstractmethod
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:

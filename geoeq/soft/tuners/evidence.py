@@ -9,7 +9,6 @@ from torch import Tensor
 
 from geoeq.soft.bank import Coordinates, WeightBank
 from geoeq.soft.tuners.base import Tuner, uniform
-from geoeq.soft.tuners.slopes import Slopes
 
 __all__ = ["Evidence"]
 
@@ -17,6 +16,7 @@ SIGMAS = 4.0
 EARLY = 500.0
 # shares of the largest gain: below MINOR a break is not worth giving up a symmetry, above RIVAL it may explain the same
 MINOR, RIVAL = 0.01, 0.1
+FAINT = 0.05  # a level that is not worth keeping on faint evidence
 
 
 class Pull(NamedTuple):
@@ -44,12 +44,13 @@ class Evidence(Tuner):
     have the symmetry the pull vanishes in every step of the training, not only at its end. So a weight is let go when
     ``margin`` times the noise is exceeded (more for a few coordinates, :func:`noise_limit`) and it gains at least
     a hundredth of what the most telling one gains, :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence. It is
-    called back below the root of ``margin``. An untrained network pulls on whatever correlates with what it has not
-    learned yet, and many weights can explain one break. So in the first part ``patience`` of the training the gain must
-    exceed a bound, 500 nats at the start and falling to 0 along a line, and one weight goes per tuning: among rivals,
-    whose gains are within a factor ten, the last in the order of modules, because all that comes before it stays exact.
-    Coordinates of one term differ in curvature, so from the strength above the fixed point of the evidence (MacKay) is
-    approached by one step per tuning.
+    called back below the root of ``margin``, unless the loss that ``tune`` can evaluate suffers from its absence (or, where
+    it can evaluate none, unless its level is above 0.05). An untrained network pulls on whatever correlates with what it
+    has not learned yet, and many weights can explain one break. So in the first part ``patience`` of the training the
+    gain must exceed a bound, 500 nats at the start and falling to 0 along a line, and one weight goes per tuning: among
+    rivals, whose gains are within a factor ten, the last in the order of modules, because all that comes before it stays
+    exact. Coordinates of one term differ in curvature, so from the strength above the fixed point of the evidence
+    (MacKay) is approached by one step per tuning.
 
     Curvature and pull come from running moments of the gradient (the diagonal of the empirical Fisher matrix, with the
     correction for batches that are drawn without replacement). The loss is read as a mean squared error over N samples
@@ -108,7 +109,6 @@ class Evidence(Tuner):
         entries = bank.flat().detach()
         self.register_buffer("mean", torch.zeros_like(entries))
         self.register_buffer("second", torch.zeros_like(entries))
-        self.slopes = Slopes(bank, self.window)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.register_buffer("loss", torch.zeros((), dtype=torch.float64))
@@ -126,7 +126,6 @@ class Evidence(Tuner):
         self.loss.lerp_(loss.to(self.loss), share)
         self.steps += 1  # type: ignore[assignment, operator]
         self.sizes[0], self.sizes[1] = batch_size, n_targets
-        self.slopes.observe(bank, grads)
 
     def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
         if not int(self.calls):  # type: ignore[arg-type]
@@ -143,22 +142,21 @@ class Evidence(Tuner):
             return strengths
         pull = self._pull(bank, n_samples)
         ratio, curvature = self._ratio(bank, pull)
-        ratio = torch.maximum(ratio, self._loss_without(bank, n_samples))  # Wald's test of what is let go
+        ratio = self._with_losses(bank, ratio, strengths, n_samples)
         start = curvature / (ratio - 1.0).clamp(min=self.margin - 1.0)
         fixed_point = self._fixed_point(bank, pull, torch.minimum(strengths, start).clamp(min=self.floor))
         let_go = self._let_go(bank, ratio, strengths, progress)
         wanted = torch.where(let_go, torch.minimum(start, fixed_point), self.maximum)
         wanted = wanted.nan_to_num(self.maximum).clamp(self.floor, self.maximum)
         moved = torch.lerp(strengths.clamp(min=self.floor).log(), wanted.log(), self.rate).exp()
-        self.slopes.follow((moved < self.held) & (bank.codim > 0))
         return torch.where(bank.codim > 0, moved, torch.zeros_like(moved))
 
     def _let_go(self, bank: WeightBank, ratio: Tensor, strengths: Tensor, progress: float) -> Tensor:
         """Which terms are to have a finite strength, ``[maps, terms]``."""
         is_open = (strengths < self.held) & (bank.codim > 0)
-        limit = torch.where(is_open, self.margin**0.5, self.margin)
+        limit = torch.where(is_open, self._least_open(bank), noise_limit(bank.codim).clamp(min=self.margin))
         gain = 0.5 * bank.codim * (ratio - 1.0 - ratio.clamp(min=1.0).log())  # of log evidence, in nats
-        gain = torch.where(ratio > torch.maximum(noise_limit(bank.codim), limit), gain, 0.0)
+        gain = torch.where(ratio > limit, gain, 0.0)
         convincing = gain > MINOR * gain.max()
         if progress < self.patience:
             convincing &= gain > EARLY * (1.0 - progress / self.patience)
@@ -180,11 +178,24 @@ class Evidence(Tuner):
         )
         return Pull(pulls, curvature)
 
-    def _loss_without(self, bank: WeightBank, n_samples: int) -> Tensor:
-        """What the data would lose without what is let go, over what noise would, ``[maps, terms]``."""
-        kappa, independent = self._scales(n_samples)
-        self.slopes.refresh(bank)
-        return 2.0 * n_samples * kappa * self.slopes.loss_without(kappa * independent) / bank.codim.clamp(min=1.0)
+    def _with_losses(self, bank: WeightBank, ratio: Tensor, strengths: Tensor, n_samples: int) -> Tensor:
+        """``ratio``, replaced by what the data would lose where a weight is to be called back."""
+        doubtful = (strengths < self.held) & (bank.codim > 0) & (ratio < self._least_open(bank))
+        if not bool(doubtful.any()):
+            return ratio
+        if self.evaluate is None:
+            keeps = bank.levels(bank.flat().detach()) > FAINT
+            return torch.where(doubtful & keeps, self.margin, ratio)
+        found, present = ratio.clone(), self.evaluate()
+        scale = 2.0 * n_samples * self._scales(n_samples)[0] / bank.codim.clamp(min=1.0)
+        for weight, term in doubtful.nonzero().tolist():
+            with bank.without(weight, term):
+                found[weight, term] = scale[weight, term] * (self.evaluate() - present)
+        return torch.maximum(ratio, found)
+
+    def _least_open(self, bank: WeightBank) -> Tensor:
+        """The ratio below which what was let go is called back, ``[maps, terms]``."""
+        return noise_limit(bank.codim).clamp(min=self.margin**0.5)
 
     def _scales(self, n_samples: int) -> tuple[float, float]:
         r""":math:`\kappa`, and the number of independent samples in a batch: those without replacement share some."""
