@@ -44,8 +44,8 @@ class Evidence(Tuner):
     have the symmetry the pull vanishes in every step of the training, not only at its end. So a weight is let go when
     ``margin`` times the noise is exceeded (more for a few coordinates, :func:`noise_limit`) and it gains at least
     a hundredth of what the most telling one gains, :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence. It is
-    called back below the root of ``margin``, unless the loss that ``tune`` can evaluate suffers from its absence (or, where
-    it can evaluate none, unless its level is above 0.05). An untrained network pulls on whatever correlates with what it
+    called back below the root of ``margin``, unless the loss that ``tune`` can evaluate suffers from its absence (where
+    it can evaluate none: unless its level is above 0.05). An untrained network pulls on whatever correlates with what it
     has not learned yet, and many weights can explain one break. So in the first part ``patience`` of the training the
     gain must exceed a bound, 500 nats at the start and falling to 0 along a line, and one weight goes per tuning: among
     rivals, whose gains are within a factor ten, the last in the order of modules, because all that comes before it stays
