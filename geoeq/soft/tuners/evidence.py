@@ -40,17 +40,17 @@ class Evidence(Tuner):
 
     .. math:: \rho = \frac1c \sum_i \frac{N \kappa\, q_i^2}{h_i} .
 
-    :math:`\rho` compares the pull of the data with its own sampling noise: 1 is what pure noise gives, and on data that
-    have the symmetry the pull vanishes in every step of the training, not only at its end. So a weight is let go when
-    ``margin`` times the noise is exceeded (more for a few coordinates, :func:`noise_limit`) and it gains at least
+    :math:`\rho` compares the pull of the data with its own sampling noise: 1 is what pure noise gives, and on data
+    that have the symmetry the pull vanishes in every step of the training, not only at its end. So a weight is let go
+    when ``margin`` times the noise is exceeded (more for a few coordinates, :func:`noise_limit`) and it gains at least
     a hundredth of what the most telling one gains, :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence. It is
-    called back below the root of ``margin``, unless the loss that ``tune`` can evaluate suffers from its absence (where
-    it can evaluate none: unless its level is above 0.05). An untrained network pulls on whatever correlates with what it
+    called back below the root of ``margin``, unless the loss that ``tune`` can evaluate suffers without it (where it
+    can evaluate none: unless its level is above 0.05). An untrained network pulls on whatever correlates with what it
     has not learned yet, and many weights can explain one break. So in the first part ``patience`` of the training the
-    gain must exceed a bound, 500 nats at the start and falling to 0 along a line, and one weight goes per tuning: among
-    rivals, whose gains are within a factor ten, the last in the order of modules, because all that comes before it stays
-    exact. Coordinates of one term differ in curvature, so from the strength above the fixed point of the evidence
-    (MacKay) is approached by one step per tuning.
+    gain must exceed a bound, 500 nats at the start and falling to 0 along a line, and one weight goes per tuning:
+    among rivals, whose gains are within a factor ten, the last in the order of modules, because all that comes before
+    it stays exact. Coordinates of one term differ in curvature, so from the strength above the fixed point of the
+    evidence (MacKay) is approached by one step per tuning.
 
     Curvature and pull come from running moments of the gradient (the diagonal of the empirical Fisher matrix, with the
     correction for batches that are drawn without replacement). The loss is read as a mean squared error over N samples
