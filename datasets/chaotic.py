@@ -55,6 +55,7 @@ class ChaoticSystems(ForecastWindows):
         seed: seed of all three splits.
         dtype: ``"float32"`` or ``"float64"``; the integration is float64 always.
         transform: applied to each graph on access (not by :meth:`fetch`).
+        pre_transform: applied to each graph once, here.
 
     Attributes:
         symmetry: group of the equations where it is known (:data:`SYMMETRIES`), else None.
@@ -83,6 +84,7 @@ class ChaoticSystems(ForecastWindows):
         seed: int = 0,
         dtype: str | torch.dtype = "float32",
         transform: Callable | None = None,
+        pre_transform: Callable | None = None,
     ) -> None:
         require_choice("split", split, SPLITS)
         require_counts("sizes", sizes, 3, minimum=1)
@@ -93,7 +95,7 @@ class ChaoticSystems(ForecastWindows):
         recordings = chaotic_trajectories(system, sizes[number], n_frames, points_per_period, (seed, number))
         single = getattr(torch, dtype_name)
         recordings = [_as(recording, single) for recording in recordings]
-        super().__init__(recordings, past, future, stride, transform=transform)
+        super().__init__(recordings, past, future, stride, transform=transform, pre_transform=pre_transform)
         self.system, self.split, self.symmetry = system, split, SYMMETRIES.get(system)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from geoeq.datasets.batching import batch_template
+from geoeq.datasets.cache import load_tensors
+from geoeq.datasets.pre_transform import stacked, transformed, unstacked
 from geoeq.datasets.stored import StoredDataset
 
 
@@ -18,8 +20,27 @@ class EqualGraphs(StoredDataset):
     """Base of data sets in which every graph has the same nodes and edges.
 
     What all graphs share (``edge_index``, ``part``, ...) is kept once, the rest as [S, n or E, ...]. A subclass
-    calls :meth:`_set_block` at the end of its ``__init__``.
+    calls :meth:`_load` at the end of its ``__init__``, or :meth:`_set_block` if it stores nothing.
     """
+
+    def _split(self, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What all graphs share, and what has a row per graph, of the tensors that :meth:`_make` gave."""
+        raise NotImplementedError
+
+    def _load(self) -> None:
+        """Take over the stored tensors."""
+        stored = load_tensors(self.processed_paths[0])
+        self._set_block(*(self._split(stored) if self.pre_transform is None else unstacked(stored)))
+
+    def _pre_transformed(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._transformed(*self._split(made))
+
+    def _transformed(self, shared: dict[str, Tensor], block: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What ``pre_transform`` makes of the graphs, for :func:`~geoeq.datasets.pre_transform.unstacked`."""
+        assert self.pre_transform is not None
+        n_graphs = len(next(iter(block.values())))
+        graphs = (_graph(shared, block, row) for row in range(n_graphs))
+        return stacked(transformed(self.pre_transform, graphs), shared)
 
     def _set_block(self, shared: dict[str, Tensor], block: dict[str, Tensor]) -> None:
         """Take over the tensors: ``shared`` of one graph, ``edge_index`` among them; ``block`` with a row per graph."""
@@ -33,7 +54,7 @@ class EqualGraphs(StoredDataset):
         return next(iter(self._block.values())).shape[0]
 
     def get(self, idx: int) -> Data:
-        return Data(**self._shared, **{name: value[idx] for name, value in self._block.items()})
+        return _graph(self._shared, self._block, idx)
 
     def fetch(self, index: Tensor) -> Batch:
         """Batch of the graphs ``index``, the same as PyG's collation of them, without a loop over graphs.
@@ -94,3 +115,7 @@ class EqualGraphs(StoredDataset):
             {name: value.to(device) for name, value in self._block.items()},
         )
         return self
+
+
+def _graph(shared: dict[str, Tensor], block: dict[str, Tensor], row: int) -> Data:
+    return Data(**shared, **{name: value[row] for name, value in block.items()})

@@ -12,6 +12,7 @@ from torch import Tensor
 from geoeq.datasets.batching import complete_graph
 from geoeq.datasets.checks import require
 from geoeq.datasets.equal_graphs import EqualGraphs
+from geoeq.datasets.pre_transform import unstacked
 from geoeq.datasets.trajectory import Trajectory
 
 
@@ -28,6 +29,7 @@ class ForecastWindows(EqualGraphs):
         future: the steps after the last past frame that are to be forecast; a number F is short for 1, ..., F.
         stride: frames between the starts of two windows.
         transform: applied to each graph on access (not by :meth:`fetch`).
+        pre_transform: applied to each graph once, here.
 
     Raises:
         ValueError: one line for a wrong argument, for recordings that differ, or if none is long enough.
@@ -47,19 +49,22 @@ class ForecastWindows(EqualGraphs):
         stride: int = 1,
         *,
         transform: Callable | None = None,
+        pre_transform: Callable | None = None,
     ) -> None:
         require(len(trajectories) > 0, "trajectories", "at least one", list(trajectories))
         require(type(past) is int and past >= 2, "past", "an integer >= 2", past)
         steps = list(range(1, future + 1)) if isinstance(future, int) else list(future)
         rising = bool(steps) and all(a < b for a, b in pairwise([0, *steps]))
         require(rising, "future", "a number from 1, or rising steps from 1", future)
-        super().__init__(None, transform)
+        super().__init__(None, transform, pre_transform)
         self.trajectories = list(trajectories)
         shared = _shared(self.trajectories)
         blocks = [_block(trajectory, past, steps, stride) for trajectory in self.trajectories]
         block = {name: torch.cat([one[name] for one in blocks]) for name in blocks[0]}
         frames = past + steps[-1]
         require(len(block["pos"]) > 0, "trajectories", f"at least {frames} frames long", self.trajectories)
+        if pre_transform is not None:
+            shared, block = unstacked(self._transformed(shared, block))
         self._set_block(shared, block)
 
     def _process(self) -> None:

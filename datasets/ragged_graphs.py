@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+from geoeq.datasets.cache import load_tensors
+from geoeq.datasets.pre_transform import joined, transformed, unjoined
 from geoeq.datasets.stored import StoredDataset
 
 
@@ -66,9 +68,29 @@ class RaggedGraphs(StoredDataset):
     """Base of data sets whose graphs differ in size.
 
     Every field of all graphs is one tensor, and its ``slices`` say which rows belong to which graph, as in PyG's
-    InMemoryDataset. A subclass calls :meth:`_set_graphs` at the end of its ``__init__``. Fields whose name contains
-    "index" count the nodes of their own graph from 0 and are shifted in a batch; the field ``pos`` tells the nodes.
+    InMemoryDataset. A subclass calls :meth:`_load` at the end of its ``__init__``, or :meth:`_set_graphs` if it stores
+    nothing. Fields whose name contains "index" count the nodes of their own graph from 0 and are shifted in a batch;
+    the field ``pos`` tells the nodes.
     """
+
+    def _split(self, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Fields and slices of the tensors that :meth:`_make` gave."""
+        raise NotImplementedError
+
+    def _load(self) -> None:
+        """Take over the stored tensors."""
+        stored = load_tensors(self.processed_paths[0])
+        self._set_graphs(*(self._split(stored) if self.pre_transform is None else unjoined(stored)))
+
+    def _pre_transformed(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._transformed(*self._split(made))
+
+    def _transformed(self, values: dict[str, Tensor], slices: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What ``pre_transform`` makes of the graphs, for :func:`~geoeq.datasets.pre_transform.unjoined`."""
+        assert self.pre_transform is not None
+        fields = Data(**values)
+        graphs = (_graph(fields, slices, row) for row in range(slices["pos"].numel() - 1))
+        return joined(transformed(self.pre_transform, graphs))
 
     def _set_graphs(self, values: dict[str, Tensor], slices: dict[str, Tensor]) -> None:
         """Take over the tensors: one per field, and for each of them the pointer [S + 1] to the rows of the graphs."""
@@ -79,12 +101,7 @@ class RaggedGraphs(StoredDataset):
         return self.slices["pos"].numel() - 1
 
     def get(self, idx: int) -> Data:
-        graph = Data()
-        for name, ptr in self.slices.items():
-            start, stop = ptr[idx : idx + 2].tolist()
-            value = self._data[name]
-            graph[name] = value.narrow(self._data.__cat_dim__(name, value), start, stop - start)
-        return graph
+        return _graph(self._data, self.slices, idx)
 
     def fetch(self, index: Tensor) -> Batch:
         """Batch of the graphs ``index``, the same as PyG's collation of them, without a loop over graphs.
@@ -161,3 +178,12 @@ def _rows(ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     taken = pointer(ptr.index_select(0, index + 1) - start)
     rows = torch.arange(int(taken[-1]), device=ptr.device)
     return rows + (start - taken[:-1]).repeat_interleave(taken.diff()), taken
+
+
+def _graph(fields: Data, slices: dict[str, Tensor], row: int) -> Data:
+    graph = Data()
+    for name, ptr in slices.items():
+        start, stop = ptr[row : row + 2].tolist()
+        value = fields[name]
+        graph[name] = value.narrow(fields.__cat_dim__(name, value), start, stop - start)
+    return graph

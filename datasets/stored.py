@@ -13,6 +13,7 @@ from torch import Tensor
 from torch_geometric.data import InMemoryDataset
 
 from geoeq.datasets.cache import FORMAT, save_tensors
+from geoeq.datasets.pre_transform import described
 
 
 class StoredDataset(InMemoryDataset):
@@ -32,12 +33,18 @@ class StoredDataset(InMemoryDataset):
         raise NotImplementedError
 
     def _make(self) -> dict[str, Tensor]:
-        """The tensors to store."""
+        """The tensors to store, before any ``pre_transform``."""
+        raise NotImplementedError
+
+    def _pre_transformed(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors to store once ``pre_transform`` has been applied to each graph."""
         raise NotImplementedError
 
     @property
     def processed_file_names(self) -> str:
         settings = self._settings() | {"format": FORMAT}
+        if self.pre_transform is not None:
+            settings["pre_transform"] = described(self.pre_transform)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         return f"{self._label()}-{digest}.pt"
 
@@ -53,6 +60,8 @@ class StoredDataset(InMemoryDataset):
             path.parent.mkdir(parents=True, exist_ok=True)
             start = time.perf_counter()
             made = self._make()
+            if self.pre_transform is not None:
+                made = self._pre_transformed(made)
             save_tensors(path, made)
         except FileNotFoundError:
             raise

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geoeq.datasets.cache import load_tensors
 from geoeq.datasets.checks import require, require_choice, require_count
 from geoeq.datasets.download import data_root
 from geoeq.datasets.equal_graphs import EqualGraphs
@@ -51,6 +50,8 @@ class MotionCapture(EqualGraphs):
         max_samples: size of the split, shared equally by its trials and rounded down; None for the published.
         dtype: ``"float32"`` or ``"float64"``, of the stored values.
         transform: applied to each graph on access (not by :meth:`fetch`).
+        pre_transform: applied to each graph once, before it is stored. Its repr tells stored files apart: after a
+            change that this does not show use ``force_reload``.
         force_reload: read the raw files even if the stored file is there.
         log: say on stderr what was made and how long it took.
 
@@ -85,6 +86,7 @@ class MotionCapture(EqualGraphs):
         max_samples: int | None = None,
         dtype: str | torch.dtype = "float32",
         transform: Callable | None = None,
+        pre_transform: Callable | None = None,
         force_reload: bool = False,
         log: bool = True,
     ) -> None:
@@ -104,10 +106,12 @@ class MotionCapture(EqualGraphs):
         self.future, self.max_samples = tuple(int(step) for step in future), max_samples
         self.dtype = getattr(torch, dtype_name)
         self.skeleton, self.mirror = CMU, CMU.mirror
-        super().__init__(str(data_root(root, "mocap")), transform, log=log, force_reload=force_reload)
+        super().__init__(str(data_root(root, "mocap")), transform, pre_transform, log=log, force_reload=force_reload)
+        self._load()
+
+    def _split(self, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         edge_index, edge_attr = CMU.graph()
-        shared = {"edge_index": edge_index, "edge_attr": edge_attr.to(self.dtype), "part": CMU.part}
-        self._set_block(shared, load_tensors(self.processed_paths[0]))
+        return {"edge_index": edge_index, "edge_attr": edge_attr.to(self.dtype), "part": CMU.part}, made
 
     @staticmethod
     def recordings(root: str | Path | None = None, protocol: str = "run") -> list[Trajectory]:

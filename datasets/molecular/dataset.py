@@ -15,6 +15,7 @@ from geoeq.datasets.checks import require, require_choice, require_count, requir
 from geoeq.datasets.molecular.graphs import bonds, paths, radius_graphs, repeated
 from geoeq.datasets.molecular.npz import MolecularFrames, read_npz
 from geoeq.datasets.molecular.protocols import PROTOCOLS, SPLITS, MolecularProtocol
+from geoeq.datasets.pre_transform import unjoined
 from geoeq.datasets.ragged_graphs import RaggedGraphs
 from geoeq.datasets.trajectory import Trajectory
 
@@ -67,6 +68,7 @@ class MolecularDynamics(RaggedGraphs):
         radius: of the edges, in Angstrom; None for bonds.
         dtype: ``"float32"`` or ``"float64"``.
         transform: applied to each graph on access (not by :meth:`fetch`).
+        pre_transform: applied to each graph once, here.
 
     Attributes:
         trajectory: the frames and atoms that windows are cut from, every so many of the file's, with bonds as edges;
@@ -110,6 +112,7 @@ class MolecularDynamics(RaggedGraphs):
         radius: float | None = None,
         dtype: str | torch.dtype = "float32",
         transform: Callable | None = None,
+        pre_transform: Callable | None = None,
     ) -> None:
         require_choice("split", split, SPLITS)
         require_choice("target", target, ("forecast", "energy"))
@@ -123,7 +126,7 @@ class MolecularDynamics(RaggedGraphs):
         require(radius is None or (radius > 0 and math.isfinite(radius)), "radius", "positive or None", radius)
         dtype_name = str(dtype).removeprefix("torch.")
         require(dtype_name in ("float32", "float64"), "dtype", "'float32' or 'float64'", dtype)
-        super().__init__(None, transform)
+        super().__init__(None, transform, pre_transform)
         self.split, self.target, self.protocol = split, target, protocol
         self.seed, self.radius, self.dtype = int(seed), radius, getattr(torch, dtype_name)
         if target == "forecast":
@@ -200,10 +203,11 @@ class MolecularDynamics(RaggedGraphs):
         if self.trajectory.part is not None:
             nodes["part"] = self.trajectory.part.repeat(n_graphs)
         graphs = {name: value.to(self.dtype) for name, value in graphs.items()} | {"start": start}
-        self._set_graphs(
-            edges | nodes | graphs,
-            dict.fromkeys(edges, edge_ptr) | dict.fromkeys(nodes, node_ptr) | dict.fromkeys(graphs, graph_ptr),
-        )
+        values = edges | nodes | graphs
+        slices = dict.fromkeys(edges, edge_ptr) | dict.fromkeys(nodes, node_ptr) | dict.fromkeys(graphs, graph_ptr)
+        if self.pre_transform is not None:
+            values, slices = unjoined(self._transformed(values, slices))
+        self._set_graphs(values, slices)
 
 
 def _opened(path: str | Path) -> Trajectory:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from geoeq.datasets.batching import complete_graph
-from geoeq.datasets.cache import load_tensors
 from geoeq.datasets.checks import require, require_choice, require_count, require_counts, require_rising
 from geoeq.datasets.equal_graphs import EqualGraphs
 from geoeq.datasets.nbody.parts import part_ids
@@ -55,6 +54,8 @@ class NBody(EqualGraphs):
         trajectories: also keep ``pos_trajectory`` and ``vel_trajectory`` [n, T, 3], all frames.
         dtype: ``"float32"`` or ``"float64"``, of the stored values; the simulation is float64 always.
         transform: applied to each graph on access (not by :meth:`fetch`).
+        pre_transform: applied to each graph once, before it is stored. Its repr tells stored files apart: after a
+            change that this does not show use ``force_reload``.
         force_reload: simulate again even if the file is there.
         log: say on stderr what was simulated and how long it took.
 
@@ -100,6 +101,7 @@ class NBody(EqualGraphs):
         trajectories: bool = False,
         dtype: str | torch.dtype = "float32",
         transform: Callable | None = None,
+        pre_transform: Callable | None = None,
         force_reload: bool = False,
         log: bool = True,
     ) -> None:
@@ -133,10 +135,12 @@ class NBody(EqualGraphs):
         if not trajectories:
             # Nothing after the target frame is asked for, so it need not be simulated.
             self.protocol = replace(self.protocol, n_steps=every * (frames[-1] + 2))
-        super().__init__(str(root), transform, log=log, force_reload=force_reload)
-        block = load_tensors(self.processed_paths[0])
-        shared = {"edge_index": complete_graph(self.protocol.n_bodies), "part": block.pop("part")}
-        self._set_block(shared, block)
+        super().__init__(str(root), transform, pre_transform, log=log, force_reload=force_reload)
+        self._load()
+
+    def _split(self, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        shared = {"edge_index": complete_graph(self.protocol.n_bodies), "part": made["part"]}
+        return shared, {name: value for name, value in made.items() if name != "part"}
 
     def _settings(self) -> dict[str, Any]:
         settings = asdict(self.protocol)

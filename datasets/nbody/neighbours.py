@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geoeq.datasets.cache import load_tensors
 from geoeq.datasets.checks import require, require_choice, require_count, require_counts, require_rising
 from geoeq.datasets.nbody.protocol import Protocol
 from geoeq.datasets.nbody.simulator import simulate
@@ -39,7 +38,8 @@ class LargeNBody(RaggedGraphs):
         protocol: what is simulated; springs, whose constants differ from pair to pair, are not offered.
         neighbours: number of edges to each body; None with ``radius``.
         radius: join all bodies within it; None with ``neighbours``.
-        frames, sizes, seed, dtype, transform, force_reload, log: as for :class:`~geoeq.datasets.nbody.NBody`.
+        frames, sizes, seed, dtype, transform, pre_transform, force_reload, log: as for
+            :class:`~geoeq.datasets.nbody.NBody`.
 
     Raises:
         ValueError: one line for a wrong argument, a damaged file or a folder that cannot be written.
@@ -65,6 +65,7 @@ class LargeNBody(RaggedGraphs):
         seed: int = 43,
         dtype: str | torch.dtype = "float32",
         transform: Callable | None = None,
+        pre_transform: Callable | None = None,
         force_reload: bool = False,
         log: bool = True,
     ) -> None:
@@ -86,11 +87,13 @@ class LargeNBody(RaggedGraphs):
         self.size, self.dtype = int(sizes[SPLITS.index(split)]), getattr(torch, dtype_name)
         # Nothing after the target frame is asked for, so it need not be simulated.
         self.protocol = replace(protocol, n_steps=protocol.every * (frames[-1] + 2))
-        super().__init__(str(root), transform, log=log, force_reload=force_reload)
-        values = load_tensors(self.processed_paths[0])
-        edges = values.pop("edge_ptr")
+        super().__init__(str(root), transform, pre_transform, log=log, force_reload=force_reload)
+        self._load()
+
+    def _split(self, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        values = {name: value for name, value in made.items() if name != "edge_ptr"}
         nodes = torch.arange(self.size + 1) * self.protocol.n_bodies
-        self._set_graphs(values, {name: edges if name.startswith("edge") else nodes for name in values})
+        return values, {name: made["edge_ptr"] if name.startswith("edge") else nodes for name in values}
 
     def _settings(self) -> dict[str, Any]:
         return asdict(self.protocol) | {

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from geoeq.datasets.cache import load_tensors
 from geoeq.datasets.checks import require, require_choice, require_count
 from geoeq.datasets.download import data_root, download
 from geoeq.datasets.pedestrians.tracks import TIME_STEP, Tracks, cut_windows, read_tracks, recording
@@ -99,6 +98,8 @@ class Pedestrians(RaggedGraphs):
         space: dimensions of the positions, 2 or 3.
         dtype: ``"float32"`` or ``"float64"``, of the stored values.
         transform: applied to each graph on access (not by :meth:`fetch`).
+        pre_transform: applied to each graph once, before it is stored. Its repr tells stored files apart: after a
+            change that this does not show use ``force_reload``.
         force_reload: read the recordings again even if the stored file is there.
         log: say on stderr what was made and how long it took.
 
@@ -128,6 +129,7 @@ class Pedestrians(RaggedGraphs):
         space: int = 2,
         dtype: str | torch.dtype = "float32",
         transform: Callable | None = None,
+        pre_transform: Callable | None = None,
         force_reload: bool = False,
         log: bool = True,
     ) -> None:
@@ -145,15 +147,18 @@ class Pedestrians(RaggedGraphs):
         require(dtype_name in ("float32", "float64"), "dtype", "'float32' or 'float64'", dtype)
         self.scene, self.split, self.past, self.steps = scene, split, int(past), steps
         self.stride, self.min_pedestrians, self.radius = int(stride), int(min_pedestrians), radius
-        self.dtype = getattr(torch, dtype_name)
-        super().__init__(str(data_root(root, "pedestrians")), transform, log=log, force_reload=force_reload)
-        values = load_tensors(self.processed_paths[0])
+        self.space, self.dtype = space, getattr(torch, dtype_name)
+        root = str(data_root(root, "pedestrians"))
+        super().__init__(root, transform, pre_transform, log=log, force_reload=force_reload)
+        self._load()
+
+    def _split(self, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        values = {name: value for name, value in made.items() if not name.endswith("_ptr")}
         for name in MOTION:
-            values[name] = pad(values[name], (0, space - 2))
-        nodes, edges = values.pop("node_ptr"), values.pop("edge_ptr")
-        graphs = torch.arange(nodes.numel())
-        slices = {"edge_index": edges, "start": graphs, "recording": graphs}
-        self._set_graphs(values, {name: slices.get(name, nodes) for name in values})
+            values[name] = pad(values[name], (0, self.space - 2))
+        graphs = torch.arange(made["node_ptr"].numel())
+        slices = {"edge_index": made["edge_ptr"], "start": graphs, "recording": graphs}
+        return values, {name: slices.get(name, made["node_ptr"]) for name in values}
 
     @property
     def names(self) -> list[str]:
@@ -176,7 +181,9 @@ class Pedestrians(RaggedGraphs):
             _published(self.root, name)
 
     def _settings(self) -> dict[str, Any]:
-        return {
+        # Without a pre_transform, whose results have the dimensions of its graphs, one file serves both spaces.
+        seen = {} if self.pre_transform is None else {"space": self.space}
+        return seen | {
             "recordings": {name: RECORDINGS[name] for name in self.names},
             "split": self.split,
             "past": self.past,

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geoeq.datasets.cache import load_tensors
 from geoeq.datasets.checks import require, require_choice
 from geoeq.datasets.download import data_root
 from geoeq.datasets.equal_graphs import EqualGraphs
@@ -53,6 +52,8 @@ class WaymoMotion(EqualGraphs):
         min_rise, max_move: in metres, as published.
         dtype: ``"float32"`` or ``"float64"``, of the stored values.
         transform: applied to each graph on access (not by :meth:`fetch`).
+        pre_transform: applied to each graph once, before it is stored. Its repr tells stored files apart: after a
+            change that this does not show use ``force_reload``.
         force_reload: read the raw files even if the stored file is there.
         log: say on stderr what was made and how long it took.
 
@@ -87,6 +88,7 @@ class WaymoMotion(EqualGraphs):
         max_move: float = 5.0,
         dtype: str | torch.dtype = "float32",
         transform: Callable | None = None,
+        pre_transform: Callable | None = None,
         force_reload: bool = False,
         log: bool = True,
     ) -> None:
@@ -99,9 +101,11 @@ class WaymoMotion(EqualGraphs):
         self.split, self.portion = split, float(portion)
         self.min_rise, self.max_move = float(min_rise), float(max_move)
         self.dtype = getattr(torch, dtype_name)
-        super().__init__(str(data_root(root, "waymo")), transform, log=log, force_reload=force_reload)
-        shared = {"edge_index": torch.empty(2, 0, dtype=torch.int64)}
-        self._set_block(shared, load_tensors(self.processed_paths[0]))
+        super().__init__(str(data_root(root, "waymo")), transform, pre_transform, log=log, force_reload=force_reload)
+        self._load()
+
+    def _split(self, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return {"edge_index": torch.empty(2, 0, dtype=torch.int64)}, made
 
     def files(self) -> list[Path]:
         """The raw files of the split.
