@@ -42,3 +42,16 @@ def require_rising(name: str, values: object, below: int) -> None:
         require_count(name, value, 0)
     rising = all(first < second for first, second in pairwise(values)) and values[-1] < below
     require(rising, name, expected, values)
+
+
+def require_steps(name: str, value: object) -> list[int]:
+    """Steps ahead, rising from 1; a number F is short for 1, ..., F. Raise ValueError for anything else."""
+    expected = "a number from 1, or rising steps from 1"
+    if type(value) is not bool and isinstance(value, Integral):
+        require(int(value) >= 1, name, expected, value)
+        return list(range(1, int(value) + 1))
+    if not isinstance(value, Sequence) or not value:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    whole = all(type(step) is not bool and isinstance(step, Integral) for step in value)
+    require(whole and all(a < b for a, b in pairwise([0, *value])), name, expected, value)
+    return [int(step) for step in value]

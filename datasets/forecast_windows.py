@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from geoeq.datasets.batching import complete_graph
-from geoeq.datasets.checks import require
+from geoeq.datasets.checks import require, require_count, require_steps
 from geoeq.datasets.equal_graphs import EqualGraphs
 from geoeq.datasets.pre_transform import unstacked
 from geoeq.datasets.trajectory import Trajectory
@@ -51,11 +50,12 @@ class ForecastWindows(EqualGraphs):
         transform: Callable | None = None,
         pre_transform: Callable | None = None,
     ) -> None:
-        require(len(trajectories) > 0, "trajectories", "at least one", list(trajectories))
-        require(type(past) is int and past >= 2, "past", "an integer >= 2", past)
-        steps = list(range(1, future + 1)) if isinstance(future, int) else list(future)
-        rising = bool(steps) and all(a < b for a, b in pairwise([0, *steps]))
-        require(rising, "future", "a number from 1, or rising steps from 1", future)
+        require(isinstance(trajectories, Sequence), "trajectories", "a sequence of Trajectory", trajectories)
+        require(len(trajectories) > 0, "trajectories", "at least one", trajectories)
+        for trajectory in trajectories:
+            require(isinstance(trajectory, Trajectory), "trajectories", "a sequence of Trajectory", trajectory)
+        require_count("past", past, 2)
+        steps = require_steps("future", future)
         super().__init__(None, transform, pre_transform)
         self.trajectories = list(trajectories)
         shared = _shared(self.trajectories)

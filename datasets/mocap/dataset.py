@@ -31,7 +31,8 @@ class MotionCapture(EqualGraphs):
     A graph has 31 joints. ``pos`` [31, 3] is frame t, ``vel`` [31, 3] the difference of frames t + 1 and t (per frame,
     not per second), ``y`` [31, 3] frame t + 30, or [31, F, 3] for F > 1 target frames. The last frame of a trial, which
     has no velocity, is not used. ``x`` [31, 2] is \|v\| and the height, y / 10 (y points up); the height shows gravity
-    to a network that could not know it otherwise. Edges join joints at most two bones apart, in both directions;
+    to a network that could not know it otherwise. The published training divides it once more, by its maximum over a
+    batch; here it does not depend on the batch. Edges join joints at most two bones apart, in both directions;
     ``edge_attr`` [E, 1] is the number of bones. ``part`` [31] is 0 for the trunk, then left leg, right leg, left arm,
     right arm. ``trial`` [1] and ``start`` [1] say where a graph is from: graphs of one trial resemble each other.
 
@@ -145,8 +146,12 @@ class MotionCapture(EqualGraphs):
 
     def _samples(self, recording: Trajectory, trial: int, start: Tensor) -> dict[str, Tensor]:
         n_usable = len(recording.pos) - 1
-        if int(start.max()) + self.future[-1] >= n_usable:
-            longest = n_usable - 1 - int(start.max())
+        latest = int(start.max())
+        longest = n_usable - 1 - latest
+        if longest < 1:
+            least = f"at least {latest + 3} frames for {self.protocol}"
+            raise ValueError(f"{recording.name} must have {least}, got {len(recording.pos)}")
+        if self.future[-1] > longest:
             raise ValueError(f"future must end at {longest} or before for {recording.name}, got {self.future[-1]}")
         pos, vel = recording.pos[start], recording.pos[start + 1] - recording.pos[start]
         target = recording.pos[start[:, None] + torch.tensor(self.future)].transpose(1, 2)  # [S, n, F, 3]

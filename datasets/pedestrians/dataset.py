@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from geoeq.datasets.checks import require, require_choice, require_count
+from geoeq.datasets.checks import require, require_choice, require_count, require_steps
 from geoeq.datasets.download import data_root, download
 from geoeq.datasets.pedestrians.tracks import TIME_STEP, Tracks, cut_windows, read_tracks, recording
 from geoeq.datasets.ragged_graphs import RaggedGraphs, pointer, ragged_complete_graphs
@@ -136,9 +136,7 @@ class Pedestrians(RaggedGraphs):
         require_choice("scene", scene, SCENES)
         require_choice("split", split, SPLITS)
         require_count("past", past, 2)
-        steps = list(range(1, future + 1)) if isinstance(future, int) else list(future)
-        rising = bool(steps) and all(type(b) is int and a < b for a, b in pairwise([0, *steps]))
-        require(rising, "future", "a number from 1, or rising steps from 1", future)
+        steps = require_steps("future", future)
         require_count("stride", stride, 1)
         require_count("min_pedestrians", min_pedestrians, 1)
         require(radius is None or (radius > 0 and math.isfinite(radius)), "radius", "positive or None", radius)
@@ -200,8 +198,8 @@ class Pedestrians(RaggedGraphs):
     def _make(self) -> dict[str, Tensor]:
         length = self.past + self.steps[-1]
         pieces, ids, sizes, starts = [], [], [], []
-        for path in self.raw_paths:
-            tracks = _part(read_tracks(path), self.split)
+        for name, path in zip(self.names, self.raw_paths, strict=True):
+            tracks = _part(_checked_tracks(path, RECORDINGS[name]), self.split)
             windows = cut_windows(tracks, length, self.stride, self.min_pedestrians)
             pieces.append(tracks.pos[windows.rows])  # [M, length, 2]
             ids.append(tracks.ids[windows.rows[:, 0]])
@@ -253,6 +251,12 @@ def _published(root: str | Path, name: str) -> Path:
         return download(urls, Path(root, "raw", f"{name}.txt"), sha256, size=size)
     except OSError as error:
         raise ValueError(f"root {root} cannot be written ({error.strerror or error})") from error
+
+
+@lru_cache(maxsize=len(RECORDINGS))
+def _checked_tracks(path: str, content: tuple[int, str]) -> Tracks:
+    """The tracks of a file whose size and checksum have been seen to be ``content``: read once for all scenes."""
+    return read_tracks(path)
 
 
 def _part(tracks: Tracks, split: str) -> Tracks:

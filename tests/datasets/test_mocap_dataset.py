@@ -158,6 +158,21 @@ def test_walks_from_acclaim_files_of_a_user(walkers):
     assert all(walk.time_step == 1 / 120 for walk in walks)
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_walks_from_arrays_equal_those_from_acclaim_files(walkers, tmp_path, split):
+    """Whoever has the published arrays puts them in the place of the files; here the arrays are made from these."""
+    trials = {f"trial_{k:02d}": walk.pos.numpy() for k, walk in enumerate(MotionCapture.recordings(walkers, "walk"))}
+    (tmp_path / "raw").mkdir()
+    np.savez(tmp_path / "raw" / "subject35_walk.npz", edges=np.array(CMU.edges), **trials)
+    ours, theirs = (load(folder, "walk", split, future=range(26, 31)) for folder in (tmp_path, walkers))
+    assert len(ours) == len(theirs) == {"train": 198, "valid": 600, "test": 600}[split]
+    index = torch.arange(len(ours))
+    a, b = ours.fetch(index), theirs.fetch(index)
+    assert set(a.keys()) == set(b.keys())
+    for name in a.keys():  # noqa: SIM118 (a Batch iterates over values)
+        assert torch.equal(a[name], b[name]), name
+
+
 def test_runs_from_acclaim_files_come_in_the_published_order(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "09.asf").write_text(asf_text())
@@ -238,6 +253,9 @@ def test_wrong_arguments_are_named(root, change, message):
         ({"trial_03": np.full((143, 31, 3), np.nan)}, r"trial_03 must be finite \[T, 31, 3\]"),
         ({"trial_03": np.zeros((143, 30, 3))}, r"trial_03 must be finite \[T, 31, 3\], got float64 \[143, 30, 3\]"),
         ({"trial_03": np.zeros((143, 31, 3), dtype=int)}, "trial_03 must be finite"),
+        ({"trial_03": np.zeros(())}, r"trial_03 must be finite \[T, 31, 3\], got float64 \[\]"),
+        ({"trial_05": np.zeros((60, 31, 3))}, r"trial_05 must have at least \d+ frames for run, got 60"),
+        ({"trial_05": np.zeros((0, 31, 3))}, r"trial_05 must have at least \d+ frames for run, got 0"),
         ({"trial_03": np.array([None])}, "is truncated, altered or not an npz file of arrays"),
     ],
 )

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -320,6 +321,20 @@ def test_a_recording_that_is_not_the_published_one_is_refused(root):
         recordings(root)
 
 
+def test_a_recording_is_read_once_for_all_scenes_and_anew_if_it_changes(root, monkeypatch):
+    read = []
+    monkeypatch.setattr(module, "read_tracks", lambda path: read.append(Path(path).stem) or read_tracks(path))
+    sizes = [len(Pedestrians(root, scene, "train", log=False)) for scene in module.SCENES]
+    Pedestrians(root, "eth", "train", force_reload=True, log=False)
+    assert sorted(read) == sorted(module.RECORDINGS)
+    assert len(set(sizes)) < len(sizes)
+    content = walks("biwi_eth", n_frames=30).encode()
+    (root / "raw" / "biwi_eth.txt").write_bytes(content)
+    monkeypatch.setitem(module.RECORDINGS, "biwi_eth", (len(content), hashlib.sha256(content).hexdigest()))
+    assert len(Pedestrians(root, "eth", "test", log=False)) == 30 - 20 + 1
+    assert read[len(module.RECORDINGS) :] == ["biwi_eth"]
+
+
 def test_roots(root, tmp_path, monkeypatch):
     monkeypatch.setenv("GEOEQ_DATA", str(tmp_path / "all"))
     shutil.copytree(root / "raw", tmp_path / "all" / "pedestrians" / "raw")
@@ -339,6 +354,10 @@ def test_roots(root, tmp_path, monkeypatch):
         ({"future": 0}, "future must be a number from 1, or rising steps from 1, got 0"),
         ({"future": [3, 2]}, "future must be a number from 1"),
         ({"future": [1.5]}, "future must be a number from 1"),
+        ({"future": 1.5}, "future must be a number from 1, or rising steps from 1, got 1.5"),
+        ({"future": "12"}, "future must be a number from 1"),
+        ({"future": True}, "future must be a number from 1"),
+        ({"future": []}, "future must be a number from 1"),
         ({"stride": 0}, "stride must be an integer >= 1"),
         ({"min_pedestrians": 0}, "min_pedestrians must be an integer >= 1"),
         (
