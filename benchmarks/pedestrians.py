@@ -25,14 +25,15 @@ import torch
 from torch import Tensor
 
 from geoeq.datasets import Pedestrians
-from geoeq.datasets.pedestrians.dataset import SCENES, SPLITS
+from geoeq.datasets.pedestrians.dataset import SCENES, SPLITS, checked_tracks
 from geoeq.forecast.trajectory_metrics import ade, fde
 
 TIMES = 0.4 * torch.arange(1, 13)
 
 
 def process(root: Path, splits: tuple[str, ...] = SPLITS, least: int = 1) -> list[int]:
-    """Make the splits of all scenes anew; returns the number of pedestrians in the windows of each."""
+    """Make the splits of all scenes anew, text files included; returns the numbers of pedestrians in the windows."""
+    checked_tracks.cache_clear()
     made = (
         Pedestrians(root, s, split, min_pedestrians=least, force_reload=True, log=False) for s, split in pairs(splits)
     )

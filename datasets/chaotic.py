@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from geoeq.datasets.cache import load_tensors, save_tensors
 from geoeq.datasets.checks import require, require_choice, require_count, require_counts
 from geoeq.datasets.forecast_windows import ForecastWindows
+from geoeq.datasets.stored import stored_name
 from geoeq.datasets.trajectory import Trajectory
 from geoeq.groups import C, Group
 
@@ -45,6 +48,10 @@ class ChaoticSystems(ForecastWindows):
     attractor. The three splits are independent streams of one seed. Coordinates are those of the equations: neither
     scaled nor, where they are angles, folded back.
 
+    The default sizes take several seconds to integrate. With a ``root`` the orbits are stored in one file under
+    ``root/processed``, whose name carries a hash of everything that they depend on but the version of dysts; windows
+    are cut from them at every use.
+
     Args:
         system: name of a system of ordinary differential equations in dysts, such as ``"Lorenz"`` or ``"Rossler"``.
         split: ``"train"``, ``"valid"`` or ``"test"``.
@@ -56,13 +63,16 @@ class ChaoticSystems(ForecastWindows):
         dtype: ``"float32"`` or ``"float64"``; the integration is float64 always.
         transform: applied to each graph on access (not by :meth:`fetch`).
         pre_transform: applied to each graph once, here.
+        root: folder in which orbits are stored; None stores nothing.
+        force_reload: integrate again even if the file is there.
 
     Attributes:
         symmetry: group of the equations where it is known (:data:`SYMMETRIES`), else None.
 
     Raises:
         ImportError: without dysts; it names the extra that brings it.
-        ValueError: one line for a wrong argument, or if the integration fails.
+        ValueError: one line for a wrong argument, if the integration fails, for a damaged file or a folder that cannot
+            be written.
 
     Example:
         >>> data = ChaoticSystems("Lorenz", "train", past=10, future=20)  # doctest: +SKIP
@@ -85,6 +95,8 @@ class ChaoticSystems(ForecastWindows):
         dtype: str | torch.dtype = "float32",
         transform: Callable | None = None,
         pre_transform: Callable | None = None,
+        root: str | Path | None = None,
+        force_reload: bool = False,
     ) -> None:
         require_choice("split", split, SPLITS)
         require_counts("sizes", sizes, 3, minimum=1)
@@ -92,7 +104,16 @@ class ChaoticSystems(ForecastWindows):
         dtype_name = str(dtype).removeprefix("torch.")
         require(dtype_name in ("float32", "float64"), "dtype", "'float32' or 'float64'", dtype)
         number = SPLITS.index(split)
-        recordings = chaotic_trajectories(system, sizes[number], n_frames, points_per_period, (seed, number))
+        asked: dict[str, Any] = {
+            "n_trajectories": sizes[number],
+            "n_frames": n_frames,
+            "points_per_period": points_per_period,
+            "seed": (seed, number),
+        }
+        if root is None:
+            recordings = chaotic_trajectories(system, **asked)
+        else:
+            recordings = _stored(Path(root).expanduser(), system, asked, force_reload)
         single = getattr(torch, dtype_name)
         recordings = [_as(recording, single) for recording in recordings]
         super().__init__(recordings, past, future, stride, transform=transform, pre_transform=pre_transform)
@@ -122,6 +143,22 @@ def chaotic_trajectories(
         pos = _orbit(model, np.ravel(model.ic) * (1 + PERTURBATION * noise), times)
         recordings.append(Trajectory(pos[:, None], time_step, name=system))
     return recordings
+
+
+def _stored(root: Path, system: str, asked: dict[str, Any], force_reload: bool) -> list[Trajectory]:
+    """The trajectories from their file, which is made if it is not there."""
+    settled = {"perturbation": PERTURBATION, "settling": SETTLING, "tolerance": TOLERANCE}
+    path = root / "processed" / stored_name("chaotic", asked | settled | {"system": str(system)})
+    if force_reload or not path.exists():
+        made = chaotic_trajectories(system, **asked)
+        pos = torch.stack([recording.pos for recording in made])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_tensors(path, {"pos": pos, "time_step": torch.tensor(made[0].time_step, dtype=torch.float64)})
+        except OSError as error:
+            raise ValueError(f"root {root} cannot be written ({error.strerror or error})") from error
+    stored = load_tensors(path)
+    return [Trajectory(pos, stored["time_step"].item(), name=system) for pos in stored["pos"]]
 
 
 def _model(system: str) -> Any:

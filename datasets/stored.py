@@ -16,6 +16,13 @@ from geoeq.datasets.cache import FORMAT, save_tensors
 from geoeq.datasets.pre_transform import described
 
 
+def stored_name(label: str, settings: dict[str, Any]) -> str:
+    """Name of the file that holds what was made with these settings."""
+    # default=int: numbers of NumPy are integers that JSON does not know
+    text = json.dumps(settings | {"format": FORMAT}, sort_keys=True, default=int)
+    return f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
+
+
 class StoredDataset(InMemoryDataset):
     """Base of data sets whose tensors are made on first use and stored under ``root/processed``.
 
@@ -42,11 +49,10 @@ class StoredDataset(InMemoryDataset):
 
     @property
     def processed_file_names(self) -> str:
-        settings = self._settings() | {"format": FORMAT}
+        settings = self._settings()
         if self.pre_transform is not None:
-            settings["pre_transform"] = described(self.pre_transform)
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        return f"{self._label()}-{digest}.pt"
+            settings = settings | {"pre_transform": described(self.pre_transform)}
+        return stored_name(self._label(), settings)
 
     def _process(self) -> None:
         # In place of the base class's method, which also writes two marker files that a kill could truncate.

@@ -199,7 +199,7 @@ class Pedestrians(RaggedGraphs):
         length = self.past + self.steps[-1]
         pieces, ids, sizes, starts = [], [], [], []
         for name, path in zip(self.names, self.raw_paths, strict=True):
-            tracks = _part(_checked_tracks(path, RECORDINGS[name]), self.split)
+            tracks = _part(checked_tracks(path, RECORDINGS[name]), self.split)
             windows = cut_windows(tracks, length, self.stride, self.min_pedestrians)
             pieces.append(tracks.pos[windows.rows])  # [M, length, 2]
             ids.append(tracks.ids[windows.rows[:, 0]])
@@ -254,7 +254,7 @@ def _published(root: str | Path, name: str) -> Path:
 
 
 @lru_cache(maxsize=len(RECORDINGS))
-def _checked_tracks(path: str, content: tuple[int, str]) -> Tracks:
+def checked_tracks(path: str, content: tuple[int, str]) -> Tracks:
     """The tracks of a file whose size and checksum have been seen to be ``content``: read once for all scenes."""
     return read_tracks(path)
 

@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 from torch_geometric.data import Batch
 
 from geoeq.datasets import ForecastWindows
+from geoeq.datasets import chaotic as chaotic_module
 from geoeq.datasets.chaotic import SYMMETRIES, ChaoticSystems, _model, chaotic_trajectories
 
 
@@ -64,6 +65,36 @@ def test_splits_are_windows_of_independent_orbits(dysts):
     assert not torch.equal(other.y, splits[0].y)
     plain = ForecastWindows(splits[0].trajectories, 5, 10)
     assert torch.equal(plain.y, splits[0].y)
+
+
+def test_orbits_are_stored_once_and_then_loaded(dysts, tmp_path, monkeypatch):
+    plain = ChaoticSystems("Lorenz", "test", past=5, **SMALL)
+    first = ChaoticSystems("Lorenz", "test", past=5, root=tmp_path, **SMALL)
+    for options in ({"seed": 1}, {"sizes": (1, 1, 2)}, {"n_frames": 41}, {"points_per_period": 20}, {"split": "valid"}):
+        ChaoticSystems(**({"split": "test", "root": tmp_path} | SMALL | options))
+    ChaoticSystems("Rossler", "test", root=tmp_path, **SMALL)
+    assert len(list((tmp_path / "processed").iterdir())) == 7
+    monkeypatch.setattr(chaotic_module, "chaotic_trajectories", None)
+    again = ChaoticSystems("Lorenz", "test", past=5, root=tmp_path, **SMALL)
+    assert torch.equal(plain.y, first.y)
+    assert torch.equal(plain.y, again.y)
+    assert plain.trajectories[0].time_step == again.trajectories[0].time_step
+    assert ChaoticSystems("Lorenz", "test", past=8, root=tmp_path, **SMALL)[0].history.shape == (1, 8, 3)
+    with pytest.raises(TypeError):  # it would integrate again, which cannot be done now
+        ChaoticSystems("Lorenz", "test", root=tmp_path, force_reload=True, **SMALL)
+
+
+def test_damaged_orbits_and_folders_that_cannot_be_written_are_one_line(dysts, tmp_path):
+    ChaoticSystems("Lorenz", "test", root=tmp_path, **SMALL)
+    (path,) = (tmp_path / "processed").iterdir()
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="is truncated or altered: delete it and it will be generated again"):
+        ChaoticSystems("Lorenz", "test", root=tmp_path, **SMALL)
+    with pytest.raises(ValueError, match=r"root .* cannot be written \(") as error:
+        ChaoticSystems("Lorenz", "test", root=path, **SMALL)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="system must be the name of ordinary differential equations"):
+        ChaoticSystems(None, "test", root=tmp_path, **SMALL)
 
 
 def test_a_graph_is_one_node_in_phase_space(dysts):

@@ -218,6 +218,8 @@ def test_fewer_samples_are_the_first_of_each_trial(root):
     assert len(few) == 10
     for trial in few.trial.unique():
         assert torch.equal(few.start[few.trial == trial], all_of_them.start[all_of_them.trial == trial][:2])
+    shutil.rmtree(root / "raw")
+    assert len(load(root, max_samples=np.int64(12))) == 10  # the same file
 
 
 def test_root_is_found_through_the_environment(root, monkeypatch, tmp_path):
