@@ -32,6 +32,7 @@ def read_amc(path: str | Path, rig: Rig, time_step: float = 1 / 120) -> Trajecto
         FileNotFoundError: if there is no such file.
         ValueError: one line with file and line for anything malformed: a bone unknown, missing or twice in a frame,
             a wrong number of channels, a value that is not finite, frames that are not numbered one after the other.
+            A file that is cut between two frames is a shorter motion: the format does not say how long it should be.
     """
     require(rig.bones_turn, "rig", "one of an ASF file", rig.skeleton.names[:3])
     text = read_text(path)
