@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from fitting import add, read
 from scipy.stats import spearmanr
 
 from geoeq.bench.train import Budget, train
@@ -98,21 +99,11 @@ def _nbody_rung(knob: str, strength: float, seed: int) -> Found:
 def climb(rungs: Iterable[tuple[str, float, int]], measure: Callable[[str, float, int], Found], output: Path) -> None:
     """Measure every rung that ``output`` does not hold yet."""
     known = {(row["ladder"], row["strength"], row["seed"]) for row in read(output)}
-    output.parent.mkdir(parents=True, exist_ok=True)
     for name, strength, seed in rungs:
         if (name, strength, seed) in known:
             continue
         row = {"ladder": name, "strength": strength, "seed": seed, **measure(name, strength, seed)}
-        with output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
-
-
-def read(path: Path | None) -> list[dict[str, Any]]:
-    """Rows of a file; none if it is not there."""
-    if path is None or not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        add(output, row)
 
 
 def truth(ladder: str) -> set[str]:

@@ -10,17 +10,14 @@ every candidate. Rows are added to a file as they come, so an interrupted run go
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from fitting import add, fit_and_test, read
+from lightning.pytorch import seed_everything
 
 from geoeq.forecast.command import quieten
 from geoeq.forecast.datamodule import NBodyData
@@ -85,7 +82,6 @@ def network(method: str, true: Sequence[str]) -> TypedMPNN:
 
 def run(task: str, method: str, seed: int, root: str, epochs: int) -> dict[str, Any]:
     """One training; what is returned can be written as JSON."""
-    start = time.perf_counter()
     seed_everything(seed, verbose=False)
     knobs, true = TASKS[task]
     way = METHODS[method]
@@ -99,34 +95,7 @@ def run(task: str, method: str, seed: int, root: str, epochs: int) -> dict[str, 
         cosine=True,
         proximal=way.proximal,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        best = ModelCheckpoint(folder, monitor="val_loss")
-        trainer = Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            logger=False,
-            callbacks=[best],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-        )
-        trainer.fit(module, data)
-        (result,) = trainer.test(module, data, ckpt_path="best", verbose=False)
-    levels = module.levels()
-    return {
-        "task": task,
-        "method": method,
-        "seed": seed,
-        "test": result["test_mse"],
-        "levels": levels.overall(),
-        "errors": dict(levels.functional),
-        "seconds": time.perf_counter() - start,
-    }
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file; none if it is not there."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
+    return {"task": task, "method": method, "seed": seed, **fit_and_test(module, data, epochs)}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -165,15 +134,11 @@ def main() -> None:
     torch.set_num_threads(1)
     quieten()
     known = {(row["task"], row["method"], row["seed"]) for row in read(args.output)}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
         for task in args.tasks:
             for method in args.methods:
                 if (task, method, seed) not in known:
-                    row = run(task, method, seed, args.root, args.epochs)
-                    with args.output.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(row) + "\n")
-                    print(json.dumps(row), flush=True)
+                    add(args.output, run(task, method, seed, args.root, args.epochs))
 
 
 if __name__ == "__main__":

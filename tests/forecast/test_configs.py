@@ -92,7 +92,7 @@ def runs(folder):
 def test_running(runs):
     row, numbers = train_and_test("mocap_run", runs)
     assert float(row["val_fde"]) > 0
-    assert {"error/about gravity", "error/mirror", "test_fde"} <= set(numbers)
+    assert {"error/translation", "error/mirror", "test_fde"} <= set(numbers)
     more = ["--data.height=true", "--model.model.init_args.node_dim=2"]
     several = ["--data.future=[10,20,30]", "--model.model.init_args.n_frames=3"]
     assert "test_ade" in train_and_test("mocap_run", runs, *more, *several)[1]

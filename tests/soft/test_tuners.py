@@ -230,3 +230,11 @@ def test_one_shot_does_not_divide_by_zero():
 def test_bad_options(tuner, message):
     with pytest.raises(ValueError, match=message):
         tuner()
+
+
+def test_a_weak_break_is_found_beside_a_strong_one():
+    """Translations are broken by a thirtieth of what the field breaks of rotations."""
+    levels, strengths = fit(lambda x: along_z(3.0)(x) - 0.1 * x[:, 22:25].repeat(1, 4))
+    assert levels["rotation"] > 0.3
+    assert strengths["translation"] < 100
+    assert strengths["about z"] > 100

@@ -43,14 +43,14 @@ class Evidence(Tuner):
     :math:`\rho` compares the pull of the data with its own sampling noise: 1 is what pure noise gives, and on data
     that have the symmetry the pull vanishes in every step of the training, not only at its end. So a weight is let go
     when ``margin`` times the noise is exceeded (more for a few coordinates, :func:`noise_limit`) and it gains at least
-    a hundredth of what the most telling one gains, :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence. It is
-    called back below the root of ``margin``, unless the loss that ``tune`` can evaluate suffers without it (where it
-    can evaluate none: unless its level is above 0.05). An untrained network pulls on whatever correlates with what it
-    has not learned yet, and many weights can explain one break. So in the first part ``patience`` of the training the
-    gain must exceed a bound, 500 nats at the start and falling to 0 along a line, and one weight goes per tuning:
-    among rivals, whose gains are within a factor ten, the last in the order of modules, because all that comes before
-    it stays exact. Coordinates of one term differ in curvature, so from the strength above the fixed point of the
-    evidence (MacKay) is approached by one step per tuning.
+    a hundredth of what the most telling one gains, :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence (after
+    ``patience``: one that is still held). It is called back below the root of ``margin``, unless the loss that
+    ``tune`` can evaluate suffers without it (where it can evaluate none: unless its level is above 0.05). An untrained
+    network pulls on whatever correlates with what it has not learned yet, and many weights can explain one break. So
+    in the first part ``patience`` of the training the gain must exceed a bound, 500 nats at the start and falling to 0
+    along a line, and one weight goes per tuning: among rivals, whose gains are within a factor ten, the last in the
+    order of modules, because all that comes before it stays exact. Coordinates of one term differ in curvature, so
+    from the strength above the fixed point of the evidence (MacKay) is approached by one step per tuning.
 
     Curvature and pull come from running moments of the gradient (the diagonal of the empirical Fisher matrix, with the
     correction for batches that are drawn without replacement). The loss is read as a mean squared error over N samples
@@ -157,10 +157,12 @@ class Evidence(Tuner):
         limit = torch.where(is_open, self._least_open(bank), noise_limit(bank.codim).clamp(min=self.margin))
         gain = 0.5 * bank.codim * (ratio - 1.0 - ratio.clamp(min=1.0).log())  # of log evidence, in nats
         gain = torch.where(ratio > limit, gain, 0.0)
-        convincing = gain > MINOR * gain.max()
+        asked = torch.where(is_open, 0.0, gain)
         if progress < self.patience:
-            convincing &= gain > EARLY * (1.0 - progress / self.patience)
-        return convincing & (is_open | _last_rival(torch.where(convincing & ~is_open, gain, 0.0)))
+            convincing = (gain > MINOR * gain.max()) & (gain > EARLY * (1.0 - progress / self.patience))
+        else:  # what was let go has been learned, and is no measure of what is left
+            convincing = gain > torch.where(is_open, 0.0, MINOR * asked.max())
+        return convincing & (is_open | _last_rival(torch.where(convincing, asked, 0.0)))
 
     def pull(self, bank: WeightBank, n_samples: int) -> tuple[Tensor, Tensor]:
         r"""The ratio :math:`\rho` and the mean curvature :math:`\bar h`, each ``[maps, terms]``, float64."""

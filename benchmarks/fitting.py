@@ -1,0 +1,58 @@
+"""Trainings of forecasts that are counted alike, and the files of rows that the scripts beside this one add to."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from geoeq.forecast.module import ForecastModule
+
+
+def fit_and_test(module: ForecastModule, data: LightningDataModule, epochs: int) -> dict[str, Any]:
+    """Errors and levels at the best validation epoch, as they can be written to a file of rows."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        best = ModelCheckpoint(folder, monitor="val_loss")
+        trainer = Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            logger=False,
+            callbacks=[best],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        trainer.fit(module, data)
+        (result,) = trainer.test(module, data, ckpt_path="best", verbose=False)
+    levels = module.levels()
+    errors = {name.removeprefix("test_"): value for name, value in result.items() if name.startswith("test_")}
+    return {
+        "test": errors.pop("mse"),
+        "further": errors,
+        "levels": levels.overall(),
+        "errors": dict(levels.functional),
+        "steps": trainer.global_step,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def read(path: Path | None) -> list[dict[str, Any]]:
+    """Rows of a file; none if it is not there."""
+    if path is None or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def add(path: Path, row: Mapping[str, Any]) -> None:
+    """One more row, printed too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)

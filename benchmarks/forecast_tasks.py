@@ -1,0 +1,171 @@
+"""Every forecasting task of configs/, with the same network exact, soft and free and with its rivals: one table each.
+
+    python benchmarks/forecast_tasks.py run --tasks mocap_run springs --output runs/forecast.jsonl
+    python benchmarks/forecast_tasks.py report --output runs/forecast.jsonl
+
+Data, network, symmetries, budget and learning rate are those of the configuration; a method changes the mode of the
+linear maps, the tuner or the network, and nothing else. "one-shot" is the published rule (arXiv 2306.00356). Networks
+that are no TypedMPNN are trained with 1e-3. Recordings are looked for in --mocap and --pedestrians, folders that hold
+raw.
+Rows are added to a file as they come, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from fitting import add, fit_and_test, read
+from lightning.pytorch import LightningDataModule, seed_everything
+from torch import nn
+
+from geoeq.forecast.command import quieten
+from geoeq.forecast.datamodule import NBodyData
+from geoeq.forecast.mocap_data import MotionCaptureData
+from geoeq.forecast.module import ForecastModule
+from geoeq.forecast.pedestrian_data import PedestrianData
+from geoeq.layers import EGNN, GMN, TypedLinear
+from geoeq.soft import Evidence, OneShot
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+SCENES = ("eth", "hotel", "univ", "zara1", "zara2")
+TASKS = ("mocap_run", "springs", "gravity", "constrained", *(f"pedestrians {scene}" for scene in SCENES))
+INPUTS = ("node_dim", "edge_dim", "history", "n_frames", "length")
+
+TYPED = ("soft", "soft, more candidates", "exact", "free", "one-shot")
+METHODS = (*TYPED, "EGNN", "EGNN, height", "GMN")
+MORE = {"mocap_run": {"rotation": "O(3)", "about gravity": "O2(y)"}}  # candidates that cost more than they are worth
+
+
+def configuration(task: str) -> dict[str, Any]:
+    """The file of a task; scenes of pedestrians share one."""
+    name, _, scene = task.partition(" ")
+    config: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    if scene:
+        config["data"]["init_args"]["scene"] = scene
+    return config
+
+
+def data_of(config: Mapping[str, Any], seed: int, roots: Mapping[str, str], height: bool) -> LightningDataModule:
+    """The data module of a configuration."""
+    spec = config["data"]
+    if "class_path" not in spec:
+        return NBodyData(roots["nbody"], shuffle_seed=seed, log=False, **spec)
+    own = dict(spec["init_args"])
+    if spec["class_path"].endswith("MotionCaptureData"):
+        return MotionCaptureData(roots["mocap"], shuffle_seed=seed, **own | {"height": height})
+    return PedestrianData(roots["pedestrians"], shuffle_seed=seed, **own)
+
+
+def network(config: Mapping[str, Any], method: str) -> nn.Module:
+    """The network of a configuration, or what stands in its place."""
+    spec = config["model"]["model"]
+    own = dict(spec["init_args"])
+    if method.startswith("EGNN"):
+        inputs = {key: own[key] for key in INPUTS if key in own}
+        if method == "EGNN, height":
+            inputs["node_dim"] += 1
+        return EGNN(hidden=64, n_layers=4, **inputs)
+    if method == "GMN":
+        return GMN(hidden=64, n_layers=4)
+    module, _, name = spec["class_path"].rpartition(".")
+    build: Callable[..., nn.Module] = getattr(import_module(module), name)
+    mode = method.split(",")[0]
+    model = build(**own | {"mode": mode if mode in ("soft", "exact") else "free"})
+    if method == "one-shot":  # as published: it starts free
+        for layer in model.modules():
+            if isinstance(layer, TypedLinear):
+                layer.mode = "soft"
+    return model
+
+
+def run(task: str, method: str, seed: int, roots: Mapping[str, str]) -> dict[str, Any]:
+    """One training; what is returned can be written as JSON."""
+    seed_everything(seed, verbose=False)
+    config = configuration(task)
+    own = config["model"]
+    tuner = OneShot(5.0, gamma=5.0, at=0.2) if method == "one-shot" else Evidence() if "soft" in method else None
+    exact_or_many = method in ("exact", "soft, more candidates")
+    module = ForecastModule(
+        network(config, method),
+        own["symmetries"] | (MORE.get(task, {}) if exact_or_many else {}),
+        tuner,
+        lr=own["lr"] if method in TYPED else 1e-3,
+        weight_decay=own["weight_decay"],
+        cosine=own["cosine"],
+        proximal=method != "one-shot",
+    )
+    data = data_of(config, seed, roots, method == "EGNN, height")
+    return {
+        "task": task,
+        "method": method,
+        "seed": seed,
+        **fit_and_test(module, data, config["trainer"]["max_epochs"]),
+    }
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation, as far as there is one."""
+    mean = f"{statistics.fmean(values):.4g}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2g}"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Errors of every method, and under them the levels that soft networks have found."""
+    further = [key for key in ("ade", "fde") if all(key in row["further"] for row in rows)]
+    lines = [f"| method | seeds | test MSE | {' | '.join(key.upper() for key in further)} | steps | seconds |"]
+    lines.append("|---" * (5 + len(further)) + "|")
+    for method in (m for m in METHODS if any(row["method"] == m for row in rows)):
+        own = [row for row in rows if row["method"] == method]
+        columns = [spread([row["test"] for row in own])]
+        columns += [spread([row["further"][key] for row in own]) for key in further]
+        columns += [str(own[0]["steps"]), f"{statistics.median(row['seconds'] for row in own):.0f}"]
+        lines.append(f"| {method} | {len(own)} | {' | '.join(columns)} |")
+    lines += [
+        "",
+        "| symmetry | method | level of the layer that breaks it most | error of the network |",
+        "|---|---|---|---|",
+    ]
+    for method in ("soft", "soft, more candidates", "free"):
+        own = [row for row in rows if row["method"] == method]
+        for name in own[0]["levels"] if own else ():
+            values = [spread([row[key].get(name, float("nan")) for row in own]) for key in ("levels", "errors")]
+            lines.append(f"| {name} | {method} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--methods", nargs="+", default=["soft", "exact", "free", "EGNN"], choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--nbody", default="data/nbody")
+    parser.add_argument("--mocap", default="data/mocap")
+    parser.add_argument("--pedestrians", default="data/pedestrians")
+    parser.add_argument("--output", type=Path, default=Path("runs/forecast.jsonl"))
+    args = parser.parse_args()
+    rows = read(args.output)
+    if args.command == "report":
+        for task in dict.fromkeys(row["task"] for row in rows):
+            print(f"### {task}\n\n{table([row for row in rows if row['task'] == task])}\n")
+        return
+    torch.set_num_threads(1)
+    quieten()
+    known = {(row["task"], row["method"], row["seed"]) for row in rows}
+    roots = {"nbody": args.nbody, "mocap": args.mocap, "pedestrians": args.pedestrians}
+    for seed in args.seeds:
+        for task in args.tasks:
+            for method in args.methods:
+                if (task, method, seed) not in known:
+                    add(args.output, run(task, method, seed, roots))
+
+
+if __name__ == "__main__":
+    main()
