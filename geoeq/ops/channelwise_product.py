@@ -3,13 +3,14 @@ r"""The channelwise Clebsch-Gordan product and its two ways of being computed.
 .. math:: z_{k} = \sum_p w_p \sum_{ij} c^p_{ijk}\, x_i\, y_j \qquad\text{in every row and channel.}
 
 Without a compiler every torch operation is a pass over memory, so the product is one small matrix product for each
-pair of entries. Inside ``torch.compile`` it is unrolled, with a backward pass that is unrolled too.
+pair of entries, and entries of degree 0 only scale. Inside ``torch.compile`` it is unrolled, with a backward pass that
+is unrolled too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ class ChannelwiseProduct:
         self.plan = plan
         self.unrolls = 0 < plan.n_terms <= UNROLL_LIMIT
         if not self.unrolls:
-            _tables(plan)  # while no tracer is at work
+            _scalings(plan), _tables(plan)  # while no tracer is at work
 
     def __call__(self, x: Tensor, y: Tensor, w: Tensor | None, *, unroll: bool) -> Tensor:
         """The product: unrolled for a compiler that asks for it, if small enough, else as matrix products."""
@@ -51,7 +52,7 @@ class ChannelwiseProduct:
         return _Unrolled.apply(x, y, w, self.plan) if torch.is_grad_enabled() else _forward_code(self.plan)(x, y, w)
 
     def blocks(self, x: Tensor, y: Tensor, w: Tensor | None, *, traced: bool = False) -> Tensor:
-        """One matrix product for each pair of entries, over all rows and channels at once."""
+        """One matrix product for each pair of entries, over all rows and channels at once; scalars multiply."""
         n_rows, _, n_channels = x.shape
         x = x.transpose(0, 1).contiguous()  # [K1, N, C]
         y = y.transpose(0, 1).contiguous()
@@ -59,7 +60,14 @@ class ChannelwiseProduct:
             w = w.unsqueeze(1) if w.dim() == 2 else w.transpose(0, 1).contiguous()  # [P, 1 or N, C]
         z = x.new_zeros(starts(self.plan.out)[-1], n_rows, n_channels)
         make = _blocks.__wrapped__ if traced else _blocks  # a tracer's tensors must not be kept
-        for block in make(self.plan, x.dtype, x.device):
+        scalings, blocks = make(self.plan, x.dtype, x.device)
+        for scaling in scalings:
+            scalar, rows = (x, y) if scaling.by_x else (y, x)
+            factors = scaling.factors
+            if scaling.weights is not None and w is not None:
+                factors = factors * w.index_select(0, scaling.weights)
+            z[scaling.out].addcmul_(rows[scaling.rows] * factors, scalar[scaling.scalar])
+        for block in blocks:
             products = x[block.x].unsqueeze(1) * y[block.y].unsqueeze(0)  # [d1, d2, N, C]
             sums = block.constants @ products.view(block.constants.shape[1], n_rows * n_channels)
             sums = sums.view(len(block.out), n_rows, n_channels)
@@ -99,6 +107,26 @@ def _backward_code(plan: Plan) -> Callable[..., tuple[Tensor, Tensor, Tensor | N
     return compile_source(backward_source(plan))
 
 
+class _Scaling(NamedTuple):
+    """Entries that follow each other on both sides, each multiplied by one scalar of x or of y.
+
+    Attributes:
+        by_x: whether the scalar is of x and the entries of y, or the other way round.
+        scalar: its component.
+        rows: components of the entries.
+        out: components of the output that they go to.
+        factors: [M], and [M, 1, 1] on a device.
+        weights: [M], weight of each component.
+    """
+
+    by_x: bool
+    scalar: int
+    rows: slice
+    out: slice
+    factors: Any
+    weights: Any
+
+
 class _Table(NamedTuple):
     """Couplings of some components of x with some of y."""
 
@@ -110,23 +138,66 @@ class _Table(NamedTuple):
 
 
 @lru_cache(maxsize=256)
+def _scalings(plan: Plan) -> tuple[_Scaling, ...]:
+    x_start, y_start, out_start = starts(plan.x), starts(plan.y), starts(plan.out)
+    found: list[_Scaling] = []
+    for c in sorted(filter(partial(_scales, plan), plan.couplings), key=lambda c: (plan.x[c.x] > 0, c)):
+        by_x = plan.x[c.x] == 0
+        scalar, first = (x_start[c.x], y_start[c.y]) if by_x else (y_start[c.y], x_start[c.x])
+        size, out = 2 * plan.out[c.out] + 1, out_start[c.out]
+        symbol = c.factor * float(wigner_3j(plan.x[c.x], plan.y[c.y], plan.out[c.out]).flatten()[0])
+        new = _Scaling(
+            by_x,
+            scalar,
+            slice(first, first + size),
+            slice(out, out + size),
+            [symbol] * size,
+            [c.weight] * size if c.weight >= 0 else None,
+        )
+        if found and _follows(found[-1], new):
+            last = found.pop()
+            new = last._replace(
+                rows=slice(last.rows.start, new.rows.stop),
+                out=slice(last.out.start, new.out.stop),
+                factors=last.factors + new.factors,
+                weights=last.weights + new.weights if last.weights is not None else None,
+            )
+        found.append(new)
+    return tuple(found)
+
+
+def _scales(plan: Plan, c: Coupling) -> bool:
+    return plan.x[c.x] == 0 or plan.y[c.y] == 0
+
+
+def _follows(last: _Scaling, new: _Scaling) -> bool:
+    """Whether one operation can do both."""
+    return (
+        (last.by_x, last.scalar, last.weights is None) == (new.by_x, new.scalar, new.weights is None)
+        and last.rows.stop == new.rows.start
+        and last.out.stop == new.out.start
+    )
+
+
+@lru_cache(maxsize=256)
 def _tables(plan: Plan) -> tuple[_Table, ...]:
     x_start, y_start, out_start = starts(plan.x), starts(plan.y), starts(plan.out)
-    n_rows = sum(2 * plan.out[c.out] + 1 for c in plan.couplings)
+    couplings = [c for c in plan.couplings if not _scales(plan, c)]
+    n_rows = sum(2 * plan.out[c.out] + 1 for c in couplings)
     whole = n_rows * x_start[-1] * y_start[-1] <= DENSE_LIMIT
 
     def key(c: Coupling) -> tuple[bool, int, int]:
         return (c.weight >= 0, -1, -1) if whole else (c.weight >= 0, c.x, c.y)
 
     tables = []
-    for (weighted, i, j), group in groupby(sorted(plan.couplings, key=key), key):
-        x, y = slice(x_start[i], x_start[i + 1]), slice(y_start[j], y_start[j + 1])
-        if whole:
-            x, y = slice(0, x_start[-1]), slice(0, y_start[-1])
+    for (weighted, _, _), group in groupby(sorted(couplings, key=key), key):
+        own = list(group)
+        x = slice(min(x_start[c.x] for c in own), max(x_start[c.x + 1] for c in own))
+        y = slice(min(y_start[c.y] for c in own), max(y_start[c.y + 1] for c in own))
         constants: list[np.ndarray] = []
         out: list[int] = []
         weights: list[int] = []
-        for c in group:
+        for c in own:
             size = 2 * plan.out[c.out] + 1
             table = np.zeros((size, x.stop - x.start, y.stop - y.start))
             first, second = x_start[c.x] - x.start, y_start[c.y] - y.start
@@ -152,14 +223,25 @@ class _Block(NamedTuple):
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)
 @torch.no_grad()
-def _blocks(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[_Block, ...]:
-    return tuple(
+def _blocks(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[list[_Scaling], list[_Block]]:
+    def indices(values: list[int] | None) -> Tensor | None:
+        return None if values is None else torch.tensor(values, device=device)
+
+    scalings = [
+        scaling._replace(
+            factors=torch.tensor(scaling.factors, dtype=dtype, device=device).view(-1, 1, 1),
+            weights=indices(scaling.weights),
+        )
+        for scaling in _scalings(plan)
+    ]
+    blocks = [
         _Block(
             table.x,
             table.y,
             torch.tensor(table.constants, dtype=dtype, device=device),
             torch.tensor(table.out, device=device),
-            None if table.weights is None else torch.tensor(table.weights, device=device),
+            indices(table.weights),
         )
         for table in _tables(plan)
-    )
+    ]
+    return scalings, blocks
