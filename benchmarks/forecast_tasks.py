@@ -100,6 +100,7 @@ def run(task: str, method: str, seed: int, roots: Mapping[str, str]) -> dict[str
         weight_decay=own["weight_decay"],
         cosine=own["cosine"],
         proximal=method != "one-shot",
+        loss=own.get("loss", "mse"),
     )
     data = data_of(config, seed, roots, method == "EGNN, height")
     return {

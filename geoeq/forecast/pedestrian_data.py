@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
 from geoeq.datasets import Pedestrians
 from geoeq.forecast.datamodule import GraphData
 
 __all__ = ["PedestrianData"]
+
+FRAME = 0.4  # seconds
 
 
 class PedestrianData(GraphData):
@@ -21,6 +27,9 @@ class PedestrianData(GraphData):
         batch_size: windows in a training batch.
         eval_batch_size: windows in a batch of validation, test and prediction.
         shuffle_seed: seed of the order of the training windows.
+        jitter: standard deviation, in metres, of noise that is added to the past positions of every other training
+            window. Some recordings are rougher than others, and a network that has seen only smooth ones takes every
+            wobble for a turn.
         pedestrians: all other options of :class:`geoeq.datasets.Pedestrians`, the scene that is left out among them.
     """
 
@@ -33,16 +42,32 @@ class PedestrianData(GraphData):
         batch_size: int = 32,
         eval_batch_size: int = 100,
         shuffle_seed: int = 0,
+        jitter: float = 0.0,
         **pedestrians: Any,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, shuffle_seed)
-        self.root = root
+        if not jitter >= 0:
+            raise ValueError(f"jitter must be at least 0, got {jitter}")
+        self.root, self.jitter = root, jitter
         self.pedestrians = pedestrians  # on a line of its own, where jsonargparse looks for it
 
     def open(self, name: str) -> Pedestrians:
         return Pedestrians(self.root, split=name, space=3, **self.pedestrians)
 
+    def fetch(self, name: str, index: Tensor) -> Batch:
+        batch = super().fetch(name, index)
+        return self._shaken(batch) if name == "train" and self.jitter else batch
+
+    def _shaken(self, batch: Batch) -> Batch:
+        windows = self.jitter * (torch.rand(batch.num_graphs, 1, 1) < 0.5)
+        noise = windows[batch.batch] * torch.randn_like(batch.history)
+        noise[..., self.coordinates :] = 0.0
+        batch.history = batch.history + noise
+        batch.pos = batch.history[:, -1]
+        batch.vel = (batch.history[:, -1] - batch.history[:, -2]) / FRAME
+        return batch
+
     def horizon(self) -> float:
         graphs = self.split("test")
         assert isinstance(graphs, Pedestrians)
-        return 0.4 * graphs.steps[-1]
+        return FRAME * graphs.steps[-1]

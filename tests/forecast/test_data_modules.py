@@ -15,6 +15,7 @@ from geoeq.datasets.pedestrians import dataset as published
 from geoeq.forecast.datamodule import GraphData, NBodyData
 from geoeq.forecast.large_nbody_data import LargeNBodyData
 from geoeq.forecast.mocap_data import MotionCaptureData
+from geoeq.forecast.module import ForecastModule
 from geoeq.forecast.molecular_data import MolecularData
 from geoeq.forecast.pedestrian_data import PedestrianData
 from geoeq.layers import EGNN, Ponita, SteerableMPNN, TypedMPNN
@@ -143,6 +144,33 @@ def test_pedestrians_stand_in_space_and_count_two_coordinates(streets):
     assert (data.coordinates, data.unit, data.horizon()) == (2, "m", pytest.approx(4.8))
     assert torch.equal(batch.history[..., :2], flat.history)
     assert not batch.y[..., 2].any()
+
+
+def test_half_of_the_training_windows_are_shaken_on_the_ground(streets):
+    options = {"scene": "zara1", "past": 4, "future": 3, "shuffle_seed": 0}
+    plain, shaken = PedestrianData(streets, **options), PedestrianData(streets, jitter=0.1, **options)
+    torch.manual_seed(0)
+    index = torch.arange(len(plain.split("train")))
+    before, after = plain.fetch("train", index), shaken.fetch("train", index)
+    moved = (after.history - before.history)[..., :2]
+    windows = torch.stack([moved[before.batch == g].abs().amax() > 0 for g in range(before.num_graphs)])
+    assert 0 < windows.float().mean() < 1
+    assert 0.05 < float(moved[windows[before.batch]].std()) < 0.2
+    assert torch.equal(after.pos, after.history[:, -1])
+    torch.testing.assert_close(after.vel, (after.history[:, -1] - after.history[:, -2]) / 0.4)
+    assert torch.equal(after.history[..., 2], before.history[..., 2])
+    assert torch.equal(after.y, before.y)
+    assert torch.equal(shaken.fetch("test", torch.arange(1)).pos, plain.fetch("test", torch.arange(1)).pos)
+    with pytest.raises(ValueError, match="jitter must be at least 0, got -1"):
+        PedestrianData(streets, jitter=-1, **options)
+
+
+def test_losses():
+    ahead, there = torch.zeros(2, 5, 3), torch.tensor([3.0, 4.0, 0.0]).expand(2, 5, 3)
+    assert float(ForecastModule(EGNN(), loss="mse").loss(ahead, there)) == pytest.approx(25 / 3)
+    assert float(ForecastModule(EGNN(), loss="distance").loss(ahead, there)) == pytest.approx(5.0)
+    with pytest.raises(ValueError, match=r"loss must be one of \['mse', 'distance'\], got 'mae'"):
+        ForecastModule(EGNN(), loss="mae")
 
 
 def test_atoms_carry_their_number(molecule):
