@@ -17,6 +17,7 @@ from geoeq.forecast.module import ForecastModule
 
 def fit_and_test(module: ForecastModule, data: LightningDataModule, epochs: int) -> dict[str, Any]:
     """Errors and levels at the best validation epoch, as they can be written to a file of rows."""
+    data.prepare_data()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_loss")

@@ -24,6 +24,7 @@ from geoeq.forecast.datamodule import NBodyData
 from geoeq.forecast.module import ForecastModule
 from geoeq.groups import parse
 from geoeq.layers import TypedLinear, TypedMPNN
+from geoeq.layers.identities import Identities
 from geoeq.soft import Evidence, Fixed, OneShot, Resilient, Tuner
 
 SYMMETRIES = {
@@ -77,6 +78,9 @@ def network(method: str, true: Sequence[str]) -> TypedMPNN:
             if method == "oracle":
                 layer.constrain([parse(SYMMETRIES[name]) for name in true])
                 layer.reset_parameters()
+    for identities in model.modules():  # which start at zero
+        if isinstance(identities, Identities):
+            identities.reset_parameters()
     return model
 
 

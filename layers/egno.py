@@ -91,9 +91,10 @@ class EGNO(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all weights anew."""
-        for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters()  # type: ignore[operator]
+        for child in self.children():
+            for module in child if isinstance(child, nn.ModuleList) else [child]:
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()  # type: ignore[operator]
 
     def forward(self, data: Data) -> Tensor:
         """Predicted positions [N, F, 3], or [N, 3] for one frame."""

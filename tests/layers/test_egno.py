@@ -115,6 +115,11 @@ def test_reset_parameters():
     before = [p.clone() for p in model.parameters()]
     model.reset_parameters()
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    fresh, again = EGNO(4, hidden=64), EGNO(4, hidden=64)
+    again.reset_parameters()
+    for new, old in zip(fresh.parameters(), again.parameters(), strict=True):
+        if new.numel() > 500:
+            assert float(old.detach().std()) == pytest.approx(float(new.detach().std()), rel=0.2)
 
 
 @pytest.mark.parametrize(
