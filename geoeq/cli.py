@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
 import geoeq
+from geoeq.forecast.runs import Interrupted
 
 __all__ = ["main"]
 
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"command must be one of {', '.join(COMMANDS)}, got {args[0]}")
     try:
         return _run(args[0], [_shipped(a) for a in args[1:]])
+    except Interrupted as end:
+        return _interrupted(args, end.folder)
     except KeyboardInterrupt:
         return _interrupted(args)
     except SystemExit as end:
@@ -102,8 +106,8 @@ def _compare(args: list[str]) -> int:
     parser = argparse.ArgumentParser("geoeq compare", description=COMMANDS["compare"], exit_on_error=False)
     parser.add_argument("--modes", nargs="+", default=list(MODES), help="of exact, soft, free")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one training per mode and seed")
-    parser.add_argument("--name", default="nbody", help="name of the experiment")
-    parser.add_argument("--runs", default="runs", help="folder of all runs")
+    parser.add_argument("--name", help="name of the experiment; that of the configuration by default")
+    parser.add_argument("--runs", help="folder of all runs; that of the configuration by default")
     own, rest = parser.parse_known_args(args)
     compare(rest, modes=own.modes, seeds=own.seeds, name=own.name, runs=own.runs)
     return 0
@@ -119,10 +123,16 @@ def _shipped(argument: str) -> str:
     return f"{head}{sign}{inside}" if inside.is_file() else argument
 
 
-def _interrupted(args: Sequence[str]) -> int:
-    named = [before == "--ckpt_path" for before in ["", *args]]
-    kept = [a for a, value in zip(args, named, strict=False) if not value and not a.startswith("--ckpt_path")]
-    hint = f"; go on with: geoeq {' '.join(kept)} --ckpt_path=last" if args[0] == "fit" else ""
+def _interrupted(args: Sequence[str], folder: Path | None = None) -> int:
+    """Tell how to go on with the training in ``folder``: its file by name, for "last" may be that of an older run."""
+    last = None if folder is None else folder / "checkpoints" / "last.ckpt"
+    hint = ""
+    if args[0] == "fit" and last is not None and last.is_file():
+        named = [before == "--ckpt_path" for before in ["", *args]]
+        kept = [a for a, value in zip(args, named, strict=False) if not value and not a.startswith("--ckpt_path")]
+        hint = f"; go on with: {shlex.join(['geoeq', *kept, f'--ckpt_path={last}'])}"
+    elif args[0] == "fit":
+        hint = "; nothing saved yet"
     print(f"geoeq: interrupted{hint}", file=sys.stderr)
     return INTERRUPTED
 

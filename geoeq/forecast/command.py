@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -20,9 +21,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from geoeq.forecast.datamodule import GraphData
 from geoeq.forecast.module import ForecastModule
 from geoeq.forecast.recorder import Recorder
-from geoeq.forecast.runs import checkpoint, new_folder
+from geoeq.forecast.runs import Interrupted, checkpoint, new_folder, remove_empty
 
-__all__ = ["ForecastCLI", "quieten"]
+__all__ = ["ForecastCLI", "fit_options", "quieten"]
 
 
 class ForecastCLI(LightningCLI):
@@ -30,22 +31,33 @@ class ForecastCLI(LightningCLI):
 
     Options beside Lightning's own: ``--name`` and ``--runs`` choose the folder ``runs/name/stamp``;
     ``--ckpt_path last`` (or ``best``) finds the newest run of that name, and ``fit`` goes on in its folder.
+
+    Raises:
+        Interrupted: after Ctrl-C.
     """
 
     def __init__(self, args: list[str], *, folder: Path | None = None, label: str | None = None) -> None:
         self.folder, self.label = folder, label
         self.names_data = names_data(args)
-        super().__init__(
-            ForecastModule,
-            GraphData,
-            subclass_mode_data=True,
-            args=args,
-            save_config_callback=SaveConfigCallback,
-            save_config_kwargs={"overwrite": True},
-            seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False},
-            auto_configure_optimizers=False,
-        )
+        try:
+            super().__init__(
+                ForecastModule,
+                GraphData,
+                subclass_mode_data=True,
+                args=args,
+                save_config_callback=SaveConfigCallback,
+                save_config_kwargs={"overwrite": True},
+                seed_everything_default=0,
+                parser_kwargs={"exit_on_error": False},
+                auto_configure_optimizers=False,
+            )
+        except BaseException as end:
+            if self.folder is not None:
+                remove_empty(self.folder)
+            cause = end.__context__ if isinstance(end, SystemExit) else end  # Lightning's way out after Ctrl-C
+            if isinstance(cause, KeyboardInterrupt):
+                raise Interrupted(self.folder) from end
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="nbody", help="name of the experiment")
@@ -122,6 +134,21 @@ class ForecastCLI(LightningCLI):
             f"geoeq: wrote {path} with predicted, target, position of all nodes, and first_node of each graph",
             file=sys.stdout,
         )
+
+
+class _Options(ForecastCLI):
+    """Parses, and makes nothing of what it read."""
+
+    def before_instantiate_classes(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def fit_options(args: Sequence[str]) -> Namespace:
+    """What ``geoeq fit`` reads from its arguments and their configuration files."""
+    return _Options(["fit", *args]).config["fit"]
 
 
 def names_data(args: Sequence[str]) -> bool:

@@ -13,11 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from geoeq.forecast.command import ForecastCLI
+from geoeq.forecast.command import ForecastCLI, fit_options
 from geoeq.forecast.datamodule import GraphData
 from geoeq.forecast.report import RunRecord, write_report
 from geoeq.forecast.report_records import column_title
-from geoeq.forecast.runs import new_folder, write_csv, write_text
+from geoeq.forecast.runs import new_folder, remove_empty, write_csv, write_text
 
 __all__ = ["Comparison", "compare"]
 
@@ -46,8 +46,8 @@ def compare(
     *,
     modes: Sequence[str] = MODES,
     seeds: Sequence[int] = (0,),
-    name: str = "nbody",
-    runs: str = "runs",
+    name: str | None = None,
+    runs: str | None = None,
 ) -> Comparison:
     """Train, test at the best validation epoch, print the table; write ``comparison.{csv,json}``, ``report.html``.
 
@@ -55,19 +55,30 @@ def compare(
         args: what ``geoeq fit`` would be given, ``["--config", "configs/nbody.yaml"]``; the network has a ``mode``.
         modes: of ``"exact"``, ``"soft"``, ``"free"``.
         seeds: one training per mode and seed.
-        name: of the experiment.
-        runs: folder of all runs.
+        name: of the experiment; None takes that of ``args``.
+        runs: folder of all runs; None takes that of ``args``.
+
+    Raises:
+        ValueError: before the first training, for unknown or repeated modes, seeds outside [0, 2**32) or repeated.
     """
-    wrong = [mode for mode in modes if mode not in MODES]
-    if wrong or not modes or not seeds:
-        raise ValueError(f"modes must be of {list(MODES)} and seeds given, got {list(modes)} and {list(seeds)}")
-    folder = new_folder(name, runs)
+    if not modes or len(set(modes)) < len(modes) or not set(modes) <= set(MODES):
+        raise ValueError(f"modes must be different ones of {list(MODES)}, got {list(modes)}")
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        raise ValueError(f"seeds must be different integers in [0, 2**32), got {list(seeds)}")
+    given = [f"--{key}={value}" for key, value in (("name", name), ("runs", runs)) if value is not None]
+    args = [*args, *given]
+    options = fit_options(args)
+    folder = new_folder(options.name, options.runs)
     print(f"geoeq: {len(modes) * len(seeds)} trainings in {folder}", file=sys.stderr, flush=True)
     records, first_config, unit = [], None, GraphData.unit
     for seed in seeds:
         for mode in modes:
             label = mode if len(seeds) == 1 else f"{mode}, seed {seed}"
-            cli = _train(args, folder / f"{mode}-{seed}", label, mode, seed)
+            try:
+                cli = _train(args, folder / f"{mode}-{seed}", label, mode, seed)
+            except BaseException:
+                remove_empty(folder)
+                raise
             unit = cli.recorder.unit
             records.append(replace(cli.recorder.record(), name=label))
             first_config = first_config or folder / f"{mode}-{seed}" / "config.yaml"
@@ -80,7 +91,7 @@ def compare(
     note = "The same network, data, number of steps and seeds; only the symmetry of its linear maps differs."
     write_report(
         folder / "report.html",
-        title=f"geoeq compare: {name}",
+        title=f"geoeq compare: {options.name}",
         runs=records,
         config_text=text,
         notes=[note],

@@ -11,7 +11,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["checkpoint", "new_folder", "write_csv", "write_text"]
+__all__ = ["Interrupted", "checkpoint", "new_folder", "remove_empty", "write_csv", "write_text"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a run.
+
+    Attributes:
+        folder: of that run; None before it has one.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__()
+        self.folder = folder
 
 
 def new_folder(name: str, root: str | Path = "runs") -> Path:
@@ -34,6 +46,12 @@ def new_folder(name: str, root: str | Path = "runs") -> Path:
         except OSError as error:
             raise PermissionError(f"run folder {folder} cannot be created ({error.strerror})") from error
     raise PermissionError(f"run folder {base} cannot be created (too many of that name)")
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove the folder if there is nothing in it."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def checkpoint(which: str, name: str, root: str | Path = "runs") -> Path:

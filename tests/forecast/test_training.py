@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,10 @@ def test_an_interrupted_run_goes_on_to_the_same_result(folder, interrupted_at, c
     straight = fit(runs="straight")
     with interrupted_at(2, 1):
         assert main(["fit", "--config", "tiny.yaml", "--runs=broken"]) == 130
-    assert "go on with: geoeq fit --config tiny.yaml --runs=broken --ckpt_path=last" in capsys.readouterr().err
     broken = next(Path("broken/tiny").iterdir())
+    last = broken / "checkpoints/last.ckpt"
+    hint = f"go on with: geoeq fit --config tiny.yaml --runs=broken --ckpt_path={last}\n"
+    assert capsys.readouterr().err.endswith(hint)
     assert (broken / "report.html").exists()
     assert len(rows(broken / "metrics.csv")) == 2
     resumed = fit("--ckpt_path=last", runs="broken")
@@ -83,6 +86,22 @@ def test_an_interrupted_run_goes_on_to_the_same_result(folder, interrupted_at, c
         assert torch.equal(value, b["state_dict"][key]), key
     for table in ("metrics.csv", "levels.csv"):
         assert without_seconds(rows(straight.folder / table)) == without_seconds(rows(resumed.folder / table))
+
+
+def test_what_to_go_on_with_is_never_an_older_run(folder, interrupted_at, capsys):
+    fit()
+    with interrupted_at(0, 1):
+        assert main(["fit", "--config", "tiny.yaml"]) == 130
+    assert capsys.readouterr().err.endswith("geoeq: interrupted; nothing saved yet\n")
+
+
+def test_what_to_go_on_with_can_be_pasted_into_a_shell(folder, interrupted_at, capsys):
+    args = ["fit", "--config", "tiny.yaml", "--name=a b", "--model.symmetries={rotation: O(3)}"]
+    with interrupted_at(1, 0):
+        assert main(args) == 130
+    told = capsys.readouterr().err.splitlines()[-1].partition("go on with: ")[2]
+    last = next(Path("runs/a b").glob("*/checkpoints/last.ckpt"))
+    assert shlex.split(told) == ["geoeq", *args, f"--ckpt_path={last}"]
 
 
 def test_test_and_predict_use_the_newest_run(folder, capsys):
@@ -113,6 +132,45 @@ def test_comparison_trains_the_same_network_three_times(folder, capsys):
     printed = capsys.readouterr().out
     assert "same network, data, steps and seeds" in printed
     assert "FDE" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ([], "elsewhere/tiny"),
+        (["--name=mine"], "elsewhere/mine"),
+        (["--runs=there"], "there/tiny"),
+    ],
+)
+def test_comparison_is_where_the_configuration_or_the_options_say(folder, options, where):
+    (folder / "tiny.yaml").write_text(f"runs: elsewhere\n{CONFIG}")
+    args = ["--config", "tiny.yaml", "--trainer.max_epochs=1", "--modes", "free", *options]
+    assert main(["compare", *args]) == 0
+    (report,) = folder.glob("*/*/*/report.html")
+    assert report.relative_to(folder).parent.parent == Path(where)
+    assert f"geoeq compare: {Path(where).name}" in report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--modes", "soft", "soft"], "modes must be different ones of"),
+        (["--modes", "hard"], "modes must be different ones of"),
+        (["--seeds", "1", "1"], "seeds must be different integers"),
+        (["--seeds", "0", "-1"], "seeds must be different integers"),
+        (["--data.system=foo"], "system must be one of"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_training(folder, capsys, options, message):
+    assert main(["compare", "--config", "tiny.yaml", *options]) == 2
+    assert f"geoeq: error: {message}" in capsys.readouterr().err.replace("data: NBodyData: ", "")
+    assert not list(folder.glob("runs/*/*"))
+
+
+@pytest.mark.parametrize("option", ["--data.system=foo", "--data.root=tiny.yaml", "--trainer.devices=0"])
+def test_a_run_that_could_not_begin_leaves_no_folder(folder, capsys, option):
+    assert main(["fit", "--config", "tiny.yaml", option]) == 2
+    assert not list(folder.glob("runs/*/*"))
 
 
 @pytest.mark.parametrize(
