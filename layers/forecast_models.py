@@ -31,8 +31,8 @@ class PonitaForecast(nn.Module):
         hidden, n_layers, basis, degree, radius, widening, layer_scale, readouts, zonal: as for
             :class:`~geoeq.layers.Ponita`; ``radius`` is in units of ``length``.
 
-    Shapes: as :class:`~geoeq.layers.ForecastIO`, and optionally ``data.rotation`` [3, 3], which turns the grid; returns
-    ``[N, 3]``, or ``[N, n_frames, 3]`` for more than one frame.
+    Shapes: as :class:`~geoeq.layers.ForecastIO`, and optionally ``data.rotation``, which turns the grid: [3, 3], or
+    [3 B, 3] for B graphs that have one each; returns ``[N, 3]``, or ``[N, n_frames, 3]`` for more than one frame.
 
     Symmetry: that of :class:`~geoeq.layers.PonitaNet`; with ``grid="edges"`` E(3), relative error below 1e-10 in
     float64.
@@ -92,8 +92,19 @@ class PonitaForecast(nn.Module):
 
     def forward(self, data: Data) -> Tensor:
         """Predicted positions [N, 3] or [N, n_frames, 3]."""
-        _, moved = self.net(*self._inputs(data), rotation=data.get("rotation"))
+        _, moved = self.net(*self._inputs(data), rotation=self._rotation(data))
         return self.io.forecast(data.pos, moved)
+
+    def _rotation(self, data: Data) -> Tensor | None:
+        """[3, 3] for all nodes, or [N, 3, 3] where every graph brings its own: batches stack them to [3 B, 3]."""
+        rotation = data.get("rotation")
+        if rotation is None or rotation.shape == (3, 3):
+            return rotation
+        n_graphs = getattr(data, "num_graphs", 1)
+        if rotation.shape not in ((3 * n_graphs, 3), (n_graphs, 3, 3)):
+            raise ValueError(f"rotation must be [3, 3] for each of {n_graphs} graphs, got {list(rotation.shape)}")
+        rotation = rotation.reshape(-1, 3, 3)
+        return rotation[0] if n_graphs == 1 else rotation[data.batch]
 
     def _inputs(self, data: Data) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]:
         known = self.io(data)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from geoeq.groups import E, Group, parse
-from geoeq.layers.checks import check_graph, check_values
+from geoeq.layers.checks import check_graph
+from geoeq.layers.forecast_io import ForecastIO
 from geoeq.layers.gate import NormGate
 from geoeq.layers.identities import Identities
 from geoeq.layers.typed_linear import TypedLinear
@@ -139,24 +140,20 @@ class TypedMPNN(nn.Module):
         n_layers: number of :class:`TypedConv` steps.
         mode: ``"exact"``, ``"soft"`` or ``"free"``: one switch for every linear map.
         group: the symmetry of exact mode; E(3) by default.
-        node_dim: columns of ``data.x``, invariant node features; None takes ``data.charge`` [N, 1] in its place.
-        edge_dim: number of invariant edge features; ``data.edge_attr`` is not read if it is 0.
+        node_dim, edge_dim, history, n_frames, length: see :class:`~geoeq.layers.ForecastIO`.
         n_nodes: nodes per graph, if every node shall learn an identity of its own; permutations S(n_nodes) are then
             exact only in exact mode. None: nodes are interchangeable by construction.
         pairs: whether every ordered pair of nodes shall learn an identity in every layer, too.
         parts: whether edges inside and between parts are told apart (``data.part``).
-        history: number of frames of ``data.history`` [N, P, 3], whose P - 1 steps are read; 0 reads none.
-        n_frames: number of target frames.
-        length: length that is 1 inside the network. Positions and steps are divided by it, the forecast multiplied.
 
-    Shapes: ``model(data) -> [N, 3]``, or ``[N, n_frames, 3]`` for more than one frame, from ``data.pos [N, 3]``,
-    ``vel [N, 3]``, ``charge [N, 1]`` or ``x [N, node_dim]``, ``edge_index [2, E]``, ``edge_attr [E, edge_dim]``,
-    and ``part [N]`` with parts.
+    Shapes: as :class:`~geoeq.layers.ForecastIO`, and ``data.part [N]`` with parts; returns ``[N, 3]``, or
+    ``[N, n_frames, 3]`` for more than one frame.
 
     Symmetry: exact mode commutes with ``group`` and with permutations; relative error below 1e-10 in float64.
 
     Raises:
-        ValueError: for inputs of the wrong shape, non-finite positions, or edges out of range.
+        ValueError: for an unusable size, an input that is missing or of the wrong shape, positions that are not
+            finite, edges out of range, or graphs of other sizes than ``n_nodes``.
 
     Source: arXiv 2306.00356; layer as in :class:`TypedConv`.
 
@@ -187,13 +184,10 @@ class TypedMPNN(nn.Module):
         irreps = scalars_first(hidden)
         if n_layers < 1:
             raise ValueError(f"n_layers must be at least 1, got {n_layers}")
-        if history < 0 or n_frames < 1 or not length > 0:
-            sizes = f"{history}, {n_frames} and {length}"
-            raise ValueError(f"history must be >= 0, n_frames >= 1 and length positive, got {sizes}")
         exact = E(3) if group is None else parse(group)
-        self.node_dim, self.n_nodes, self.edge_dim = node_dim, n_nodes, edge_dim
-        self.history, self.n_frames, self.length = history, n_frames, length
-        known = Irreps([(1 + (1 if node_dim is None else node_dim), "0e"), (1 + max(history - 1, 0), "1o")])
+        self.n_nodes = n_nodes
+        self.io = ForecastIO(node_dim=node_dim, edge_dim=edge_dim, history=history, n_frames=n_frames, length=length)
+        known = Irreps([(self.io.n_scalars + 1, "0e"), (self.io.n_vectors, "1o")])
         self.embed = TypedLinear(Sum(known, Positions(1)), irreps, mode=mode, group=exact)
         if pairs and n_nodes is None:
             raise ValueError("n_nodes must be given for pairs of nodes to have identities, got None")
@@ -203,32 +197,21 @@ class TypedMPNN(nn.Module):
         self.readout = TypedLinear(irreps, Irreps([(n_frames, "1o")]), mode=mode, group=exact)
 
     def forward(self, data: Data) -> Tensor:
-        edge_attr = data.edge_attr if self.edge_dim else None
-        check_graph(data.pos, data.edge_index, edge_attr, self.edge_dim, vel=data.vel)
-        check_values(data.pos, data.edge_index)
-        pos = data.pos / self.length
-        h = self.embed(torch.cat([*self._known(data), pos], dim=1))
+        known = self.io(data)
+        speed = known.vectors[:, 0].square().sum(1, keepdim=True)
+        h = self.embed(torch.cat([known.scalars, speed, known.vectors.flatten(1), known.pos], dim=1))
         if self.identity is not None:
+            self._check_sizes(data)
             h = h + self.identity(torch.arange(len(h), device=h.device).unsqueeze(0), len(h))
         part = data.part if "part" in data else None
         for conv in self.convs:
-            h = conv(h, pos, data.edge_index, edge_attr, part)
-        moved = self.length * self.readout(h)
-        if self.n_frames == 1:
-            return data.pos + moved
-        return data.pos.unsqueeze(1) + moved.view(-1, self.n_frames, 3)
+            h = conv(h, known.pos, data.edge_index, known.edge_attr, part)
+        return self.io.forecast(data.pos, self.readout(h).view(-1, self.io.n_frames, 3))
 
-    def _known(self, data: Data) -> list[Tensor]:
-        """Scalars, then vectors, of each node."""
-        name, width = ("charge", 1) if self.node_dim is None else ("x", self.node_dim)
-        vel, scalars = data.vel / self.length, [getattr(data, name, None)] if width else []
-        if scalars and (scalars[0] is None or scalars[0].shape != (len(vel), width)):
-            got = None if scalars[0] is None else list(scalars[0].shape)
-            raise ValueError(f"{name} must be [{len(vel)}, {width}], got {got}")
-        known = [*scalars, vel.square().sum(1, keepdim=True), vel]
-        if self.history > 1:
-            if data.history.shape != (len(vel), self.history, 3):
-                expected = [len(vel), self.history, 3]
-                raise ValueError(f"history must be {expected}, got {list(data.history.shape)}")
-            known.append(data.history.diff(dim=1).flatten(1) / self.length)
-        return known
+    def _check_sizes(self, data: Data) -> None:
+        """Graphs of other sizes can have the right number of nodes in all, and every node after them a wrong number."""
+        if torch.compiler.is_compiling() or data.pos.is_cuda or data.get("ptr") is None:  # as check_values
+            return
+        sizes = data.ptr.diff()
+        if bool((sizes != self.n_nodes).any()):
+            raise ValueError(f"data must have graphs of n_nodes={self.n_nodes} nodes, got {sizes.unique().tolist()}")

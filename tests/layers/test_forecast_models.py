@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 
 from geoeq.cli import main
 from geoeq.layers import Ponita, PonitaForecast, SteerableForecast, SteerableMPNN
@@ -32,6 +32,21 @@ def test_one_frame_of_charges_is_ponita(options):
     for model in (old, new):
         model.calibrate(data)
     assert torch.allclose(new(data), old(data), atol=1e-12)
+
+
+def test_every_graph_of_a_batch_has_its_own_rotation():
+    model = PonitaForecast("octahedron", hidden=8, basis=8, n_layers=2, layer_scale=1.0).double()
+    graphs = [bodies(), bodies(3), bodies()]
+    for graph in graphs:
+        graph.rotation = torch.linalg.qr(torch.randn(3, 3).double())[0]
+    batch, apart = Batch.from_data_list(graphs), torch.cat([model(graph) for graph in graphs])
+    assert torch.allclose(model(batch), apart, atol=1e-12)
+    batch.rotation = graphs[0].rotation
+    assert torch.allclose(model(batch)[:4], apart[:4], atol=1e-12)
+    assert not torch.allclose(model(batch)[4:], apart[4:], atol=1e-6)
+    batch.rotation = torch.eye(3).double().repeat(2, 1)
+    with pytest.raises(ValueError, match=r"rotation must be \[3, 3\] for each of 3 graphs, got \[6, 3\]"):
+        model(batch)
 
 
 def test_no_features_but_vectors():
