@@ -21,7 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from geoeq.forecast.datamodule import GraphData
 from geoeq.forecast.module import ForecastModule
 from geoeq.forecast.recorder import Recorder
-from geoeq.forecast.runs import Interrupted, checkpoint, new_folder, remove_empty
+from geoeq.forecast.runs import Interrupted, checkpoint, config_number, new_folder, newest_config, remove_empty
 
 __all__ = ["ForecastCLI", "fit_options", "quieten"]
 
@@ -74,25 +74,33 @@ class ForecastCLI(LightningCLI):
         if config.threads < 1:
             raise ValueError(f"threads must be at least 1, got {config.threads}")
         torch.set_num_threads(config.threads)
+        for option, instead in (
+            ("logger", "metrics.csv has the numbers"),
+            ("default_root_dir", "see --name and --runs"),
+        ):
+            if config.trainer[option] not in (None, False):
+                raise ValueError(f"trainer.{option} must be left out, got {config.trainer[option]}: {instead}")
         wanted = config.get("ckpt_path")
         if wanted is None and self.subcommand != "fit":
             wanted = "best"  # never the figures of an untrained network
         if wanted is not None:
-            found = checkpoint(wanted, config.name, config.runs)
+            found = checkpoint(wanted, config.name, config.runs, weights_only=config.get("weights_only"))
             config.ckpt_path = str(found)
             if found.parent.name == "checkpoints":
                 self.folder = self.folder or found.parent.parent
         if self.folder is None:
             self.folder = new_folder(config.name, config.runs)
-        if self.subcommand != "fit" or (self.folder / "config.yaml").exists():
-            self.save_config_callback = None  # the run keeps the configuration it was started with
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+        elif newest := newest_config(self.folder):  # the run keeps the configuration it was started with
+            self.save_config_kwargs["config_filename"] = f"config-{config_number(newest) + 1}.yaml"
         self.label = self.label or config.name
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         assert self.folder is not None
         assert self.label is not None
         config = self._get(self.config_init, "trainer")
-        shows_bar = sys.stderr.isatty() and config.enable_progress_bar is not False
+        shows_bar = sys.stderr.isatty() if config.enable_progress_bar is None else config.enable_progress_bar
         self.recorder = Recorder(self.folder, self.label, chatty=not shows_bar)
         # The best by validation, and the state of every epoch after its strengths were set. They are two callbacks,
         # for with save_last the last one would be written only when the best one is.
@@ -112,7 +120,7 @@ class ForecastCLI(LightningCLI):
             "default_root_dir": str(self.folder),
             "logger": False,
             "enable_progress_bar": shows_bar,
-            "enable_model_summary": False,
+            "enable_model_summary": bool(config.enable_model_summary),
         }
         return super().instantiate_trainer(**own, **kwargs)
 

@@ -78,7 +78,7 @@ class GraphData(LightningDataModule):
     Args:
         batch_size: graphs in a training batch.
         eval_batch_size: graphs in a batch of validation, test and prediction.
-        shuffle_seed: seed of the order of the training graphs.
+        shuffle_seed: seed of the order of the training graphs, in [0, 2**32).
 
     Attributes:
         coordinates: how many of the three coordinates the data have; errors are taken of these.
@@ -94,6 +94,11 @@ class GraphData(LightningDataModule):
 
     def __init__(self, batch_size: int = 100, eval_batch_size: int = 1000, shuffle_seed: int = 0) -> None:
         super().__init__()
+        if batch_size < 1 or eval_batch_size < 1:
+            sizes = f"{batch_size} and {eval_batch_size}"
+            raise ValueError(f"batch_size and eval_batch_size must be at least 1, got {sizes}")
+        if not 0 <= shuffle_seed < 2**32:
+            raise ValueError(f"shuffle_seed must lie in [0, 2**32), got {shuffle_seed}")
         self.batch_size, self.eval_batch_size, self.shuffle_seed = batch_size, eval_batch_size, shuffle_seed
         self._splits: dict[str, Graphs] = {}
 

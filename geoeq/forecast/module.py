@@ -92,7 +92,8 @@ class ForecastModule(LightningModule):
         self.orbit_errors: dict[str, float] = {}
         if self.groups and typed:
             self.soft = SoftEquivariance(self.groups, (tuner or Evidence()) if self.soften else Fixed(0.0))
-            self.attachment = str(self.soft.attach(model))
+            found = self.soft.attach(model)
+            self.attachment = str(found) if self.soften else f"levels are read from {len(found.covered)} weights"
 
     def forward(self, batch: Batch) -> Tensor:
         return self.model(batch)

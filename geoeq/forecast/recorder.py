@@ -14,7 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from geoeq.forecast.datamodule import GraphData
 from geoeq.forecast.module import ForecastModule
 from geoeq.forecast.report import RunRecord, TrajectorySample, write_report
-from geoeq.forecast.runs import write_csv
+from geoeq.forecast.report_records import read_levels, read_metrics
+from geoeq.forecast.runs import newest_config, write_csv
 
 __all__ = ["Recorder"]
 
@@ -30,7 +31,8 @@ class Recorder(Callback):
 
     The metrics are losses and the errors of the validation; those of a test are in the report.
 
-    All rows travel in the checkpoint, so that a resumed run continues its tables without a gap or a double row.
+    All rows travel in the checkpoint, so that a resumed run continues its tables without a gap or a double row. A
+    test tells of the whole training, whichever checkpoint it is of.
 
     Args:
         folder: the run's folder.
@@ -100,6 +102,7 @@ class Recorder(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, ForecastModule):
             return
+        self._read_tables()
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
         self.summary = {
             TEST: values[TEST],
@@ -111,6 +114,14 @@ class Recorder(Callback):
         }
         self.samples = self._draw(trainer, pl_module)
         self.report()
+
+    def _read_tables(self) -> None:
+        """The whole training, where its tables lie here: the state of the best checkpoint ends at its epoch."""
+        metrics, levels = self.folder / "metrics.csv", self.folder / "levels.csv"
+        if metrics.is_file() and len(rows := read_metrics(metrics)) > len(self.metrics):
+            self.metrics, self.seconds = rows, rows[-1]["seconds"]
+        if levels.is_file() and len(rows := read_levels(levels)) > len(self.levels):
+            self.levels = rows
 
     def _draw(self, trainer: Trainer, module: ForecastModule) -> list[TrajectorySample]:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -140,8 +151,8 @@ class Recorder(Callback):
 
     def report(self) -> None:
         """Write ``report.html`` into the run's folder."""
-        config = self.folder / "config.yaml"
-        text = config.read_text(encoding="utf-8") if config.is_file() else ""
+        config = newest_config(self.folder)
+        text = "" if config is None else config.read_text(encoding="utf-8")
         write_report(
             self.folder / "report.html",
             title=f"geoeq: {self.name}",

@@ -5,13 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Interrupted", "checkpoint", "new_folder", "remove_empty", "write_csv", "write_text"]
+__all__ = [
+    "Interrupted",
+    "checkpoint",
+    "config_number",
+    "new_folder",
+    "newest_config",
+    "remove_empty",
+    "write_csv",
+    "write_text",
+]
+
+KEYS = ("state_dict", "pytorch-lightning_version")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,32 +66,59 @@ def remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def checkpoint(which: str, name: str, root: str | Path = "runs") -> Path:
+def checkpoint(which: str, name: str, root: str | Path = "runs", *, weights_only: bool | None = None) -> Path:
     """Path of a checkpoint: ``best`` or ``last`` of the newest run of that name which has one, or a path itself.
+
+    It is read once to see that it can be; ``weights_only`` is that of ``torch.load``.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if the file is not a whole checkpoint.
     """
     if which in ("best", "last"):
-        return _whole(_newest(which, name, root))
+        return _whole(_newest(which, name, root), weights_only)
     path = Path(which)
     if not path.is_file():
         raise FileNotFoundError(f"ckpt_path must be 'best', 'last' or a file, got {which}, which does not exist")
-    return _whole(path)
+    return _whole(path, weights_only)
+
+
+def config_number(path: Path) -> int:
+    """Which configuration of its run a file is: 1 for ``config.yaml``, 2 for ``config-2.yaml``, 0 for none."""
+    found = re.fullmatch(r"config(?:-(\d+))?\.yaml", path.name)
+    return int(found[1] or 1) if found else 0
+
+
+def newest_config(folder: Path) -> Path | None:
+    """The configuration that a run was last started or continued with; None if there is none."""
+    return max(filter(config_number, folder.glob("config*.yaml")), key=config_number, default=None)
 
 
 def _newest(which: str, name: str, root: str | Path) -> Path:
-    found = sorted((Path(root) / name).glob(f"*/checkpoints/{which}.ckpt"), key=lambda p: p.parts[-3])
-    if not found:
+    found = (Path(root) / name).glob(f"*/checkpoints/{which}.ckpt")
+    newest = max(found, key=lambda path: _natural(path.parts[-3]), default=None)
+    if newest is None:
         raise FileNotFoundError(f"ckpt_path: no run in {Path(root) / name} has a {which} checkpoint")
-    return found[-1]
+    return newest
 
 
-def _whole(path: Path) -> Path:
-    # torch saves zip archives, whose table of contents comes last: a truncated one has none.
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"ckpt_path must be a whole checkpoint, got {path}, which is damaged or something else")
+def _natural(text: str) -> list[str | int]:
+    """Key of an order in which numbers count as such, so that ``-10`` comes after ``-2``."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+
+
+def _whole(path: Path, weights_only: bool | None) -> Path:
+    import torch  # here, since the command line without a command shall answer at once
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch does not look at the check sums
+                raise zipfile.BadZipFile
+        held = torch.load(path, map_location="cpu", weights_only=weights_only)
+    except Exception as error:  # bytes of any kind can raise anything where they are unpickled
+        raise ValueError(f"ckpt_path must be a whole checkpoint, got {path}, damaged or something else") from error
+    if missing := [key for key in KEYS if not isinstance(held, dict) or key not in held]:
+        raise ValueError(f"ckpt_path must be a checkpoint of geoeq fit, got {path}, which has no {missing[0]}")
     return path
 
 

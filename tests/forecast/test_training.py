@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from geoeq.cli import main
 from geoeq.forecast.command import ForecastCLI, quieten
 from geoeq.forecast.compare import compare
 from geoeq.forecast.datamodule import EpochBatches, NBodyData
-from geoeq.forecast.runs import checkpoint, new_folder, write_csv
+from geoeq.forecast.runs import checkpoint, new_folder, newest_config, write_csv
 
 CONFIG = """
 name: tiny
@@ -28,6 +29,7 @@ model:
 data: {field: 4.0, frames: [0, 2], sizes: [40, 20, 20], batch_size: 10, eval_batch_size: 20}
 trainer: {accelerator: cpu, max_epochs: 4}
 """
+CHECKPOINT = {"state_dict": {"weight": torch.arange(4.0)}, "pytorch-lightning_version": "2"}
 
 
 @pytest.fixture
@@ -114,6 +116,48 @@ def test_test_and_predict_use_the_newest_run(folder, capsys):
     assert "equivariance error" in (cli.folder / "report.html").read_text()
 
 
+def test_a_test_of_the_best_epoch_reports_the_whole_training(folder, capsys):
+    worse = ["--model.lr=0.3", "--model.model.init_args.mode=free", "--model.cosine=false"]
+    cli = fit(*worse)
+    assert torch.load(cli.folder / "checkpoints/best.ckpt", weights_only=True)["epoch"] < 3
+    for command in (["--ckpt_path=best"], ["--ckpt_path=last"]):
+        tested = ForecastCLI(["test", "--config", "tiny.yaml", *worse, *command]).recorder
+        assert [row["epoch"] for row in tested.metrics] == [0, 1, 2, 3]
+        assert tested.levels[-1]["epoch"] == 3
+        assert tested.summary["seconds"] == pytest.approx(
+            float(rows(cli.folder / "metrics.csv")[-1]["seconds"]), abs=1e-3
+        )
+
+
+def test_a_continued_run_keeps_every_configuration(folder):
+    first = fit("--trainer.max_epochs=1")
+    for epochs in (2, 3):
+        assert fit("--ckpt_path=last", f"--trainer.max_epochs={epochs}").folder == first.folder
+    names = {"config.yaml": 1, "config-2.yaml": 2, "config-3.yaml": 3}
+    assert {path.name for path in first.folder.glob("*.yaml")} == set(names)
+    for name, epochs in names.items():
+        assert f"max_epochs: {epochs}\n" in (first.folder / name).read_text()
+    assert "max_epochs: 3\n" in (first.folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [("soft", "soft symmetry covers"), ("exact", "levels are read from"), ("free", "levels are read from")],
+)
+def test_only_a_soft_network_is_said_to_be_softened(folder, capsys, mode, told):
+    fit("--trainer.max_epochs=1", f"--model.model.init_args.mode={mode}")
+    err = capsys.readouterr().err
+    assert [text in err for text in ("soft symmetry covers", "levels are read from")].count(True) == 1
+    assert re.search(rf"geoeq: {told} \d+ weights\n", err)
+
+
+def test_options_of_the_trainer_are_honoured(folder, capsys):
+    fit("--trainer.max_epochs=1", "--trainer.enable_model_summary=true", "--trainer.enable_progress_bar=true")
+    told = "".join(capsys.readouterr())
+    assert "Trainable params" in told
+    assert "Epoch 0/0" in told
+
+
 def test_comparison_trains_the_same_network_three_times(folder, capsys):
     args = ["--config", "tiny.yaml", "--trainer.max_epochs=2"]
     outcome = compare(args, seeds=[0, 1], name="both", runs="runs")
@@ -179,7 +223,12 @@ def test_a_run_that_could_not_begin_leaves_no_folder(folder, capsys, option):
         (["--trainer.epochs=3"], "epochs"),
         (["--model.lr=-1"], "lr must be positive"),
         (["--data.system=foo"], "system must be one of"),
-        (["--data.batch_size=0"], "batch_size must lie"),
+        (["--data.batch_size=0"], "batch_size and eval_batch_size must be at least 1, got 0 and 20"),
+        (["--data.eval_batch_size=0"], "batch_size and eval_batch_size must be at least 1, got 10 and 0"),
+        (["--data.batch_size=41"], "batch_size must lie in [1, 40], got 41"),
+        (["--data.shuffle_seed=-1"], "shuffle_seed must lie in [0, 2**32), got -1"),
+        (["--trainer.logger=true"], "trainer.logger must be left out, got True"),
+        (["--trainer.default_root_dir=here"], "trainer.default_root_dir must be left out, got here"),
         (["--model.model.init_args.mode=hard"], "mode must be one of"),
         (["--model.symmetries={rotation: turn}"], "symmetry must be a group"),
         (["--ckpt_path=last"], "no run in"),
@@ -244,12 +293,67 @@ def test_folders_of_one_second_do_not_collide(tmp_path):
     assert len({new_folder("a", tmp_path) for _ in range(3)}) == 3
 
 
-def test_newest_checkpoint_wins(tmp_path):
-    for stamp in ("20260101-000000", "20260102-000000"):
+@pytest.mark.parametrize(
+    ("stamps", "newest"),
+    [
+        (["20260101-000000", "20260102-000000"], "20260102-000000"),
+        (["20260101-000000", "20260101-000000-2", "20260101-000000-10"], "20260101-000000-10"),
+    ],
+)
+def test_newest_checkpoint_wins(tmp_path, stamps, newest):
+    for stamp in stamps:
         path = tmp_path / "a" / stamp / "checkpoints" / "last.ckpt"
         path.parent.mkdir(parents=True)
-        torch.save({}, path)
-    assert checkpoint("last", "a", tmp_path).parts[-3] == "20260102-000000"
+        torch.save(CHECKPOINT, path)
+    assert checkpoint("last", "a", tmp_path).parts[-3] == newest
+
+
+def test_newest_configuration_is_that_of_the_highest_number(tmp_path):
+    assert newest_config(tmp_path) is None
+    for name in ("config.yaml", "config-2.yaml", "config-10.yaml", "config-old.yaml"):
+        (tmp_path / name).touch()
+    assert newest_config(tmp_path) == tmp_path / "config-10.yaml"
+
+
+def _array(path):
+    with path.open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (_array, "whole checkpoint, got .*, damaged or something else"),
+        (
+            lambda path: torch.save({"state_dict": {}}, path),
+            "checkpoint of geoeq fit, got .* no pytorch-lightning_version",
+        ),
+        (lambda path: torch.save(torch.zeros(3), path), "checkpoint of geoeq fit, got .* no state_dict"),
+        (lambda path: path.mkdir(), "'best', 'last' or a file"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told(tmp_path, write, message):
+    path = tmp_path / "some.ckpt"
+    write(path)
+    with pytest.raises((ValueError, FileNotFoundError), match=f"ckpt_path must be a? ?{message}"):
+        checkpoint(str(path), "a", tmp_path)
+
+
+def test_a_checkpoint_with_a_changed_byte_is_refused_or_read(tmp_path):
+    path = tmp_path / "some.ckpt"
+    torch.save(CHECKPOINT, path)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            checkpoint(str(path), "a", tmp_path)
+        except ValueError as error:
+            assert "ckpt_path must be a" in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            torch.load(path, weights_only=True)
+    assert refused > 50
 
 
 def test_tables_are_written_whole(tmp_path):
