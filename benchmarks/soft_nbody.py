@@ -103,23 +103,27 @@ def run(task: str, method: str, seed: int, root: str, epochs: int) -> dict[str, 
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Test error of each method on each task, mean and standard deviation over seeds, and Evidence's margin."""
+    """Test error of each method on each task over the seeds that all have, and how far it is above Evidence's."""
     methods = [m for m in METHODS if any(row["method"] == m for row in rows)]
-    lines = [f"| task | {' | '.join(methods)} |", "|---" * (1 + len(methods)) + "|"]
+    lines = [f"| task | seeds | {' | '.join(methods)} |", "|---" * (2 + len(methods)) + "|"]
     for task in dict.fromkeys(row["task"] for row in rows):
-        cells = []
-        for method in methods:
-            errors = {row["seed"]: row["test"] for row in rows if (row["task"], row["method"]) == (task, method)}
-            own = {row["seed"]: row["test"] for row in rows if (row["task"], row["method"]) == (task, "Evidence")}
-            gaps = [errors[seed] - own[seed] for seed in errors if seed in own]
-            cell = f"{1e3 * statistics.fmean(errors.values()):.2f}" if errors else ""
-            if len(gaps) > 1 and method != "Evidence":
-                cell += (
-                    f" ({1e3 * statistics.fmean(gaps):+.2f} ± {1e3 * statistics.stdev(gaps) / len(gaps) ** 0.5:.2f})"
-                )
-            cells.append(cell)
-        lines.append(f"| {task} | {' | '.join(cells)} |")
+        errors = {m: {r["seed"]: r["test"] for r in rows if (r["task"], r["method"]) == (task, m)} for m in methods}
+        seeds = sorted(set.intersection(*(set(own) for own in errors.values() if own)))
+        cells = [
+            _cell([own[seed] - errors["Evidence"].get(seed, 0.0) for seed in seeds], [own[seed] for seed in seeds])
+            if own
+            else ""
+            for own in errors.values()
+        ]
+        lines.append(f"| {task} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(gaps: Sequence[float], errors: Sequence[float]) -> str:
+    cell = f"{1e3 * statistics.fmean(errors):.2f}"
+    if len(gaps) < 2 or not any(gaps):
+        return cell
+    return f"{cell} ({1e3 * statistics.fmean(gaps):+.2f} ± {1e3 * statistics.stdev(gaps) / len(gaps) ** 0.5:.2f})"
 
 
 def main() -> None:
