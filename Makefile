@@ -29,8 +29,8 @@ install: $(TRAIN) ## create .venv and install geoeq with what training needs
 forecast: $(TRAIN) ## the main job: train exact, soft and free networks on N-body data, print a table, write a report
 	$(PY) -m geoeq.cli compare --config $(CONFIG) $(ARGS)
 
-test: $(TEST) ## run the whole test suite; ARGS="-m 'not slow'" for the quick part
-	$(PY) -m pytest $(ARGS)
+test: $(TEST) ## run the whole test suite on all cores; ARGS="-m 'not slow'" for the quick part
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal $(ARGS)
 
 test-wheel: $(TEST) ## run the quick tests against the built wheel, from another directory
 	@set -e; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; tests=$$(pwd)/tests; \
@@ -43,7 +43,7 @@ test-wheel: $(TEST) ## run the quick tests against the built wheel, from another
 	echo "$$site" > "$$("$$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"; \
 	cd "$$work"; \
 	"$$python" -I -c 'import geoeq, sys; assert geoeq.__file__.startswith(sys.prefix), geoeq.__file__; print("==> testing", geoeq.__file__)'; \
-	"$$python" -m pytest "$$tests" --ignore "$$tests/packaging" -m "not slow" -p no:cacheprovider $(ARGS)
+	OMP_NUM_THREADS=1 "$$python" -m pytest "$$tests" --ignore "$$tests/packaging" -m "not slow" -p no:cacheprovider -n auto $(ARGS)
 
 lint: $(DEV) ## ruff, the format and the types
 	$(PY) -m ruff check .

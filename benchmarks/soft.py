@@ -29,6 +29,7 @@ from geoeq.datasets.vectors import CosSim, ModifiedInertia, VectorTask
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "nbody.yaml"
 FIGURE = Path(__file__).resolve().parent.parent / "docs" / "soft_levels.png"
 EPSILONS = (0.0, 0.03, 0.1, 0.3, 1.0)
+COLUMNS = 4  # of the figure
 INERTIA = Budget(epochs=500)
 COSSIM = Budget(epochs=300, batch_size=200)
 
@@ -152,21 +153,25 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    ladders = climbed(rows)
-    figure, axes = pyplot.subplots(2, len(ladders), figsize=(3.4 * len(ladders), 5.6), squeeze=False)
-    for column, (ladder, own) in zip(axes.T, ladders.items(), strict=True):
-        for axis, measure in zip(column, ("levels", "errors"), strict=True):
-            if measure not in own[0]:
-                axis.set_visible(False)
-                continue
-            for name in own[0][measure]:
-                style = "--" if name in truth(ladder) else "-"
-                axis.plot(range(len(own)), [row[measure][name] for row in own], style, marker="o", ms=3, label=name)
-            top = max(0.1, *(value for row in own for value in row[measure].values()))
-            axis.set_xticks(range(len(own)), [f"{row['strength']:g}" for row in own])
-            what = "recovered level" if measure == "levels" else "orbit error of the network"
-            axis.set(title=ladder, xlabel="planted strength", ylabel=what, ylim=(-0.05 * top, 1.35 * top))
-            axis.legend(fontsize=6, framealpha=0.6, ncols=2, loc="upper left")
+    panels = [
+        (ladder, own, measure)
+        for ladder, own in climbed(rows).items()
+        for measure in ("levels", "errors")
+        if measure in own[0]
+    ]
+    n_rows = -(-len(panels) // COLUMNS)
+    figure, axes = pyplot.subplots(n_rows, COLUMNS, figsize=(3.2 * COLUMNS, 2.8 * n_rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (ladder, own, measure) in zip(axes.flat, panels, strict=False):
+        for name in own[0][measure]:
+            style = "--" if name in truth(ladder) else "-"
+            axis.plot(range(len(own)), [row[measure][name] for row in own], style, marker="o", ms=3, label=name)
+        top = max(0.1, *(value for row in own for value in row[measure].values()))
+        axis.set_xticks(range(len(own)), [f"{row['strength']:g}" for row in own])
+        what = "recovered level" if measure == "levels" else "orbit error of the network"
+        axis.set(title=ladder, xlabel="planted strength", ylabel=what, ylim=(-0.05 * top, 1.45 * top))
+        axis.legend(fontsize=6, framealpha=0.6, ncols=2, loc="upper left")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
