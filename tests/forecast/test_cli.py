@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,12 @@ def folder(tmp_path, monkeypatch):
 def start(*args: str) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "geoeq.cli", *args], env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "geoeq.cli", *args],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # what is started in the background of a shell ignores Ctrl-C, and so would its children
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -62,6 +68,7 @@ def test_interrupt_from_the_keyboard_keeps_the_run_and_exits_with_130(folder):
         told = process.communicate(timeout=60)[1]
     finally:
         process.kill()
+        process.wait()
     assert process.returncode == 130, told
     assert "--ckpt_path" in told
     assert "Traceback" not in told
