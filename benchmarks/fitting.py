@@ -13,6 +13,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from geoeq.forecast.module import ForecastModule
+from geoeq.soft import Levels
+from geoeq.soft.levels import LevelRow
 
 
 def fit_and_test(module: ForecastModule, data: LightningDataModule, epochs: int) -> dict[str, Any]:
@@ -38,10 +40,16 @@ def fit_and_test(module: ForecastModule, data: LightningDataModule, epochs: int)
         "test": errors.pop("mse"),
         "further": errors,
         "levels": levels.overall(),
+        "intervals": {name: [row.low, row.high] for name, row in _worst(levels).items()},
         "errors": dict(levels.functional),
         "steps": trainer.global_step,
         "seconds": time.perf_counter() - start,
     }
+
+
+def _worst(levels: Levels) -> dict[str, LevelRow]:
+    """For each symmetry the layer that breaks it most."""
+    return {row.symmetry: row for row in sorted(levels, key=lambda row: row.level)}
 
 
 def read(path: Path | None) -> list[dict[str, Any]]:
