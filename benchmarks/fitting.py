@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 
 from geoeq.forecast.module import ForecastModule
+from geoeq.layers import TypedLinear
 from geoeq.soft import Levels
 from geoeq.soft.levels import LevelRow
 
@@ -52,11 +55,32 @@ def _worst(levels: Levels) -> dict[str, LevelRow]:
     return {row.symmetry: row for row in sorted(levels, key=lambda row: row.level)}
 
 
+def start_free(model: nn.Module) -> None:
+    """Make a network that was built free soft, as it is: the published way to begin."""
+    for layer in model.modules():
+        if isinstance(layer, TypedLinear):
+            layer.mode = "soft"
+
+
 def read(path: Path | None) -> list[dict[str, Any]]:
     """Rows of a file; none if it is not there."""
     if path is None or not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def sweep(
+    path: Path,
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    run: Callable[[str, str, int], Mapping[str, Any]],
+) -> None:
+    """Add the row of every training that ``path`` does not hold yet."""
+    known = {(row["task"], row["method"], row["seed"]) for row in read(path)}
+    for seed, task, method in product(seeds, tasks, methods):
+        if (task, method, seed) not in known:
+            add(path, {"task": task, "method": method, "seed": seed, **run(task, method, seed)})
 
 
 def add(path: Path, row: Mapping[str, Any]) -> None:

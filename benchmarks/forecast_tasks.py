@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from fitting import add, fit_and_test, read
+from fitting import fit_and_test, read, start_free, sweep
 from lightning.pytorch import LightningDataModule, seed_everything
 from torch import nn
 
@@ -30,7 +29,7 @@ from geoeq.forecast.datamodule import NBodyData
 from geoeq.forecast.mocap_data import MotionCaptureData
 from geoeq.forecast.module import ForecastModule
 from geoeq.forecast.pedestrian_data import PedestrianData
-from geoeq.layers import EGNN, GMN, TypedLinear
+from geoeq.layers import EGNN, GMN, TypedMPNN
 from geoeq.soft import Evidence, OneShot
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -71,8 +70,7 @@ def data_of(config: Mapping[str, Any], seed: int, roots: Mapping[str, str], heig
 
 def network(config: Mapping[str, Any], method: str) -> nn.Module:
     """The network of a configuration, or what stands in its place."""
-    spec = config["model"]["model"]
-    own = dict(spec["init_args"])
+    own = config["model"]["model"]["init_args"]
     if method.startswith("EGNN"):
         inputs = {key: own[key] for key in INPUTS if key in own}
         if method == "EGNN, height":
@@ -80,14 +78,10 @@ def network(config: Mapping[str, Any], method: str) -> nn.Module:
         return EGNN(hidden=64, n_layers=4, **inputs)
     if method == "GMN":
         return GMN(hidden=64, n_layers=4)
-    module, _, name = spec["class_path"].rpartition(".")
-    build: Callable[..., nn.Module] = getattr(import_module(module), name)
     mode = method.split(",")[0]
-    model = build(**own | {"mode": mode if mode in ("soft", "exact") else "free"})
-    if method == "one-shot":  # as published: it starts free
-        for layer in model.modules():
-            if isinstance(layer, TypedLinear):
-                layer.mode = "soft"
+    model = TypedMPNN(**own | {"mode": mode if mode in ("soft", "exact") else "free"})
+    if method == "one-shot":
+        start_free(model)
     return model
 
 
@@ -109,12 +103,7 @@ def run(task: str, method: str, seed: int, roots: Mapping[str, str]) -> dict[str
         loss=own.get("loss", "mse"),
     )
     data = data_of(config, seed, roots, method == "EGNN, height")
-    return {
-        "task": task,
-        "method": method,
-        "seed": seed,
-        **fit_and_test(module, data, config["trainer"]["max_epochs"]),
-    }
+    return fit_and_test(module, data, config["trainer"]["max_epochs"])
 
 
 def spread(values: Sequence[float]) -> str:
@@ -158,20 +147,17 @@ def main() -> None:
     parser.add_argument("--pedestrians", default="data/pedestrians")
     parser.add_argument("--output", type=Path, default=Path("runs/forecast.jsonl"))
     args = parser.parse_args()
-    rows = read(args.output)
     if args.command == "report":
+        rows = read(args.output)
         for task in dict.fromkeys(row["task"] for row in rows):
             print(f"### {task}\n\n{table([row for row in rows if row['task'] == task])}\n")
         return
     torch.set_num_threads(1)
     quieten()
-    known = {(row["task"], row["method"], row["seed"]) for row in rows}
     roots = {"nbody": args.nbody, "mocap": args.mocap, "pedestrians": args.pedestrians}
-    for seed in args.seeds:
-        for task in args.tasks:
-            for method in args.methods:
-                if (task, method, seed) not in known and method in methods_of(task):
-                    add(args.output, run(task, method, seed, roots))
+    for task in args.tasks:
+        methods = [method for method in args.methods if method in methods_of(task)]
+        sweep(args.output, [task], methods, args.seeds, lambda *job: run(*job, roots))
 
 
 if __name__ == "__main__":

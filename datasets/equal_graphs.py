@@ -11,29 +11,16 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from geoeq.datasets.batching import batch_template
-from geoeq.datasets.cache import load_tensors
 from geoeq.datasets.pre_transform import stacked, transformed, unstacked
-from geoeq.datasets.stored import StoredDataset
+from geoeq.datasets.stored import Parts, StoredDataset
 
 
 class EqualGraphs(StoredDataset):
     """Base of data sets in which every graph has the same nodes and edges.
 
     What all graphs share (``edge_index``, ``part``, ...) is kept once, the rest as [S, n or E, ...]. A subclass
-    calls :meth:`_load` at the end of its ``__init__``, or :meth:`_set_block` if it stores nothing.
+    calls :meth:`_load` at the end of its ``__init__``, or :meth:`_take` if it stores nothing.
     """
-
-    def _split(self, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What all graphs share, and what has a row per graph, of the tensors that :meth:`_make` gave."""
-        raise NotImplementedError
-
-    def _load(self) -> None:
-        """Take over the stored tensors."""
-        stored = load_tensors(self.processed_paths[0])
-        self._set_block(*(self._split(stored) if self.pre_transform is None else unstacked(stored)))
-
-    def _pre_transformed(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self._transformed(*self._split(made))
 
     def _transformed(self, shared: dict[str, Tensor], block: dict[str, Tensor]) -> dict[str, Tensor]:
         """What ``pre_transform`` makes of the graphs, for :func:`~geoeq.datasets.pre_transform.unstacked`."""
@@ -42,7 +29,10 @@ class EqualGraphs(StoredDataset):
         graphs = (_graph(shared, block, row) for row in range(n_graphs))
         return stacked(transformed(self.pre_transform, graphs), shared)
 
-    def _set_block(self, shared: dict[str, Tensor], block: dict[str, Tensor]) -> None:
+    def _restored(self, stored: dict[str, Tensor]) -> Parts:
+        return unstacked(stored)
+
+    def _take(self, shared: dict[str, Tensor], block: dict[str, Tensor]) -> None:
         """Take over the tensors: ``shared`` of one graph, ``edge_index`` among them; ``block`` with a row per graph."""
         self._shared, self._block = shared, block
         self._templates: dict[int, Batch] = {}
@@ -102,7 +92,7 @@ class EqualGraphs(StoredDataset):
         rows = torch.as_tensor(list(chosen.indices()), dtype=torch.int64)
         result = copy.copy(self)
         result._indices = None
-        result._set_block(
+        result._take(
             {name: value.clone() for name, value in self._shared.items()},
             {name: value[rows] for name, value in self._block.items()},
         )
@@ -110,7 +100,7 @@ class EqualGraphs(StoredDataset):
 
     def to(self, device: int | str | torch.device) -> EqualGraphs:
         """Move all tensors: :meth:`fetch` then takes an index on that device and returns batches there."""
-        self._set_block(
+        self._take(
             {name: value.to(device) for name, value in self._shared.items()},
             {name: value.to(device) for name, value in self._block.items()},
         )

@@ -65,7 +65,7 @@ class ForecastWindows(EqualGraphs):
         require(len(block["pos"]) > 0, "trajectories", f"at least {frames} frames long", self.trajectories)
         if pre_transform is not None:
             shared, block = unstacked(self._transformed(shared, block))
-        self._set_block(shared, block)
+        self._take(shared, block)
 
     def _process(self) -> None:
         """Nothing is stored: the recordings are at hand."""

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from geoeq.datasets.cache import load_tensors
 from geoeq.datasets.pre_transform import joined, transformed, unjoined
-from geoeq.datasets.stored import StoredDataset
+from geoeq.datasets.stored import Parts, StoredDataset
 
 
 class RaggedEdges(NamedTuple):
@@ -68,22 +67,10 @@ class RaggedGraphs(StoredDataset):
     """Base of data sets whose graphs differ in size.
 
     Every field of all graphs is one tensor, and its ``slices`` say which rows belong to which graph, as in PyG's
-    InMemoryDataset. A subclass calls :meth:`_load` at the end of its ``__init__``, or :meth:`_set_graphs` if it stores
+    InMemoryDataset. A subclass calls :meth:`_load` at the end of its ``__init__``, or :meth:`_take` if it stores
     nothing. Fields whose name contains "index" count the nodes of their own graph from 0 and are shifted in a batch;
     the field ``pos`` tells the nodes.
     """
-
-    def _split(self, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Fields and slices of the tensors that :meth:`_make` gave."""
-        raise NotImplementedError
-
-    def _load(self) -> None:
-        """Take over the stored tensors."""
-        stored = load_tensors(self.processed_paths[0])
-        self._set_graphs(*(self._split(stored) if self.pre_transform is None else unjoined(stored)))
-
-    def _pre_transformed(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self._transformed(*self._split(made))
 
     def _transformed(self, values: dict[str, Tensor], slices: dict[str, Tensor]) -> dict[str, Tensor]:
         """What ``pre_transform`` makes of the graphs, for :func:`~geoeq.datasets.pre_transform.unjoined`."""
@@ -92,7 +79,10 @@ class RaggedGraphs(StoredDataset):
         graphs = (_graph(fields, slices, row) for row in range(slices["pos"].numel() - 1))
         return joined(transformed(self.pre_transform, graphs))
 
-    def _set_graphs(self, values: dict[str, Tensor], slices: dict[str, Tensor]) -> None:
+    def _restored(self, stored: dict[str, Tensor]) -> Parts:
+        return unjoined(stored)
+
+    def _take(self, values: dict[str, Tensor], slices: dict[str, Tensor]) -> None:
         """Take over the tensors: one per field, and for each of them the pointer [S + 1] to the rows of the graphs."""
         self._data, self.slices = Data(**values), slices
         self._rows: tuple[Sequence[int], Tensor] | None = None
@@ -159,13 +149,13 @@ class RaggedGraphs(StoredDataset):
         result = copy.copy(self)
         result._indices = None
         rows = torch.as_tensor(list(chosen.indices()), dtype=torch.int64, device=self.slices["pos"].device)
-        result._set_graphs(*self._gathered(rows))
+        result._take(*self._gathered(rows))
         return result
 
     def to(self, device: int | str | torch.device) -> RaggedGraphs:
         """Move all tensors: :meth:`fetch` then takes an index on that device and returns batches there."""
         moved = {id(ptr): ptr.to(device) for ptr in self.slices.values()}
-        self._set_graphs(
+        self._take(
             {name: self._data[name].to(device) for name in self.slices},
             {name: moved[id(ptr)] for name, ptr in self.slices.items()},
         )

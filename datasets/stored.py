@@ -12,8 +12,10 @@ from typing import Any
 from torch import Tensor
 from torch_geometric.data import InMemoryDataset
 
-from geoeq.datasets.cache import FORMAT, save_tensors
+from geoeq.datasets.cache import FORMAT, load_tensors, save_tensors
 from geoeq.datasets.pre_transform import described
+
+Parts = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 def stored_name(label: str, settings: dict[str, Any]) -> str:
@@ -43,9 +45,26 @@ class StoredDataset(InMemoryDataset):
         """The tensors to store, before any ``pre_transform``."""
         raise NotImplementedError
 
-    def _pre_transformed(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors to store once ``pre_transform`` has been applied to each graph."""
+    def _split(self, made: dict[str, Tensor]) -> Parts:
+        """What :meth:`_make` gave, in the two parts that :meth:`_take` holds."""
         raise NotImplementedError
+
+    def _transformed(self, first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors to store once ``pre_transform`` has been applied to each graph of these two parts."""
+        raise NotImplementedError
+
+    def _restored(self, stored: dict[str, Tensor]) -> Parts:
+        """The two parts of what :meth:`_transformed` gave."""
+        raise NotImplementedError
+
+    def _take(self, first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+        """Hold the two parts."""
+        raise NotImplementedError
+
+    def _load(self) -> None:
+        """Take over the stored tensors."""
+        stored = load_tensors(self.processed_paths[0])
+        self._take(*(self._split(stored) if self.pre_transform is None else self._restored(stored)))
 
     @property
     def processed_file_names(self) -> str:
@@ -67,7 +86,7 @@ class StoredDataset(InMemoryDataset):
             start = time.perf_counter()
             made = self._make()
             if self.pre_transform is not None:
-                made = self._pre_transformed(made)
+                made = self._transformed(*self._split(made))
             save_tensors(path, made)
         except FileNotFoundError:
             raise

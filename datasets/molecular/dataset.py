@@ -207,7 +207,7 @@ class MolecularDynamics(RaggedGraphs):
         slices = dict.fromkeys(edges, edge_ptr) | dict.fromkeys(nodes, node_ptr) | dict.fromkeys(graphs, graph_ptr)
         if self.pre_transform is not None:
             values, slices = unjoined(self._transformed(values, slices))
-        self._set_graphs(values, slices)
+        self._take(values, slices)
 
 
 def _opened(path: str | Path) -> Trajectory:

@@ -182,6 +182,11 @@ class Protocol:
         return self.n_steps // self.every - (self.objects is None)
 
     @property
+    def frame_time(self) -> float:
+        """Time between two stored frames."""
+        return self.every * self.dt
+
+    @property
     def first_step(self) -> int:
         """Step of the first stored frame."""
         return self.every if self.objects is None else 1
@@ -190,7 +195,7 @@ class Protocol:
     def times(self) -> Tensor:
         """Time of each stored frame, [T], float64."""
         if self.objects is None:
-            return torch.arange(1, self.n_frames + 1, dtype=torch.float64) * (self.every * self.dt)
+            return torch.arange(1, self.n_frames + 1, dtype=torch.float64) * self.frame_time
         return (torch.arange(self.n_frames, dtype=torch.float64) * self.every + 1) * self.dt
 
     @property

@@ -48,7 +48,7 @@ def nbody_drifts(protocol: Protocol, frames: Sequence[int], batch: Batch, path: 
     if any(getattr(protocol, name) for name in OUTSIDE):
         return {}
     steps = torch.tensor([frame - frames[0] for frame in frames], dtype=path.dtype, device=path.device)
-    times = protocol.dt * protocol.every * steps
+    times = protocol.frame_time * steps
     whole = torch.cat([batch.pos.unsqueeze(1), path], 1)  # [N, F + 1, 3]
     first = batch.vel.unsqueeze(1)
     between = whole.diff(dim=1) / times.diff()[:, None]

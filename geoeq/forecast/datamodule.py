@@ -14,6 +14,7 @@ from torch_geometric.data import Batch
 
 from geoeq.datasets.nbody import NBody, simulate
 from geoeq.forecast.conservation import nbody_drifts
+from geoeq.forecast.errors import as_path
 
 __all__ = ["EpochBatches", "GraphData", "Graphs", "NBodyData"]
 
@@ -79,6 +80,8 @@ class GraphData(LightningDataModule):
         batch_size: graphs in a training batch.
         eval_batch_size: graphs in a batch of validation, test and prediction.
         shuffle_seed: seed of the order of the training graphs, in [0, 2**32).
+        time_unit: the time, in units of the data set, in which ``vel`` is the way that is made. As long a one as is
+            forecast gives velocities the size of what is to be predicted.
 
     Attributes:
         coordinates: how many of the three coordinates the data have; errors are taken of these.
@@ -92,14 +95,19 @@ class GraphData(LightningDataModule):
     up: str = "z"
     source: str = ""
 
-    def __init__(self, batch_size: int = 100, eval_batch_size: int = 1000, shuffle_seed: int = 0) -> None:
+    def __init__(
+        self, batch_size: int = 100, eval_batch_size: int = 1000, shuffle_seed: int = 0, time_unit: float = 1.0
+    ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
             sizes = f"{batch_size} and {eval_batch_size}"
             raise ValueError(f"batch_size and eval_batch_size must be at least 1, got {sizes}")
         if not 0 <= shuffle_seed < 2**32:
             raise ValueError(f"shuffle_seed must lie in [0, 2**32), got {shuffle_seed}")
+        if not time_unit > 0:
+            raise ValueError(f"time_unit must be positive, got {time_unit}")
         self.batch_size, self.eval_batch_size, self.shuffle_seed = batch_size, eval_batch_size, shuffle_seed
+        self.time_unit = time_unit
         self._splits: dict[str, Graphs] = {}
 
     def open(self, name: str) -> Graphs:
@@ -120,7 +128,9 @@ class GraphData(LightningDataModule):
         return self.prepare(self.split(name).fetch(index))
 
     def prepare(self, batch: Batch) -> Batch:
-        """What networks are given of a batch of the data set: charges of 1 are added where it has none."""
+        """What networks are given of a batch: velocities per time unit, and charges of 1 where it has none."""
+        if self.time_unit != 1.0:
+            batch.vel = batch.vel * self.time_unit
         return batch if "charge" in batch else with_field(batch, "charge", batch.pos.new_ones(len(batch.pos), 1))
 
     def drifts(self, batch: Batch, path: Tensor) -> dict[str, Tensor]:
@@ -155,13 +165,17 @@ class GraphData(LightningDataModule):
     def true_paths(self, n: int) -> list[Tensor]:
         """Positions of the nodes of the first ``n`` test graphs from input to target, each ``[T, nodes, 3]``."""
         batch = self.fetch("test", torch.arange(n))
-        frames = batch.y if batch.y.dim() == 3 else batch.y.unsqueeze(1)
-        paths = torch.cat([batch.pos.unsqueeze(1), frames], 1).transpose(0, 1)
-        return list(paths.split(batch.ptr.diff().tolist(), dim=1))
+        return paths_of(batch)
 
     def horizon(self) -> float:
         """Time from input to the last target, in units of time of the velocities."""
         return 1.0
+
+
+def paths_of(batch: Batch) -> list[Tensor]:
+    """Positions of each graph at the input and at all targets, ``[T, nodes, 3]``."""
+    path = torch.cat([batch.pos.unsqueeze(1), as_path(batch.y)], 1)
+    return list(path.transpose(0, 1).split(batch.ptr.diff().tolist(), dim=1))
 
 
 def with_field(batch: Batch, name: str, value: Tensor) -> Batch:
@@ -221,4 +235,4 @@ class NBodyData(GraphData):
     def horizon(self) -> float:
         graphs = self.split("test")
         assert isinstance(graphs, NBody)
-        return graphs.protocol.dt * graphs.protocol.every * (graphs.frames[-1] - graphs.frames[0])
+        return graphs.protocol.frame_time * (graphs.frames[-1] - graphs.frames[0])

@@ -50,4 +50,4 @@ class LargeNBodyData(GraphData):
     def horizon(self) -> float:
         graphs = self.split("test")
         assert isinstance(graphs, LargeNBody)
-        return graphs.protocol.dt * graphs.protocol.every * (graphs.frames[-1] - graphs.frames[0])
+        return graphs.protocol.frame_time * (graphs.frames[-1] - graphs.frames[0])

@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
 
 from geoeq.datasets import MotionCapture
-from geoeq.forecast.datamodule import GraphData
-from geoeq.forecast.errors import as_path
+from geoeq.forecast.datamodule import GraphData, paths_of
 
 __all__ = ["MotionCaptureData"]
 
@@ -45,18 +43,12 @@ class MotionCaptureData(GraphData):
         time_unit: float = 1.0,
         **mocap: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle_seed)
-        if not time_unit > 0:
-            raise ValueError(f"time_unit must be positive, got {time_unit}")
-        self.root, self.time_unit = root, time_unit
+        super().__init__(batch_size, eval_batch_size, shuffle_seed, time_unit)
+        self.root = root
         self.mocap = mocap  # on a line of its own, where jsonargparse looks for what becomes of keyword arguments
 
     def open(self, name: str) -> MotionCapture:
         return MotionCapture(self.root, split=name, **self.mocap)
-
-    def prepare(self, batch: Batch) -> Batch:
-        batch.vel = batch.vel * self.time_unit
-        return super().prepare(batch)
 
     def true_paths(self, n: int) -> list[Tensor]:
         """As the base class's, with all frames in between if they can still be read."""
@@ -66,9 +58,7 @@ class MotionCaptureData(GraphData):
             every = MotionCapture(self.root, split="test", **self.mocap | {"future": range(1, graphs.future[-1] + 1)})
         except FileNotFoundError:  # the recordings are gone, and only the splits are stored
             return super().true_paths(n)
-        batch = every.fetch(torch.arange(n))
-        path = torch.cat([batch.pos.unsqueeze(1), as_path(batch.y)], 1)
-        return list(path.transpose(0, 1).split(batch.ptr.diff().tolist(), dim=1))
+        return paths_of(every.fetch(torch.arange(n)))
 
     def horizon(self) -> float:
         graphs = self.split("test")

@@ -14,6 +14,7 @@ from torch_geometric.data import Batch
 
 from geoeq.audit import orbit_error
 from geoeq.forecast.errors import as_path, path_errors, sample_errors
+from geoeq.forecast.trajectory_metrics import ade
 from geoeq.groups import parse
 from geoeq.soft import Evidence, Fixed, Levels, SoftEquivariance, Tuner
 
@@ -23,8 +24,7 @@ AUDIT_GRAPHS = 200
 
 
 def mean_distance(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean distance between positions ``[..., d]``."""
-    return (predicted - target).norm(dim=-1).mean()
+    return ade(as_path(predicted), as_path(target))
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": nn.functional.mse_loss, "distance": mean_distance}

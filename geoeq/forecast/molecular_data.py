@@ -48,10 +48,8 @@ class MolecularData(GraphData):
         time_unit: float = 1.0,
         **molecular: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle_seed)
-        if not time_unit > 0:
-            raise ValueError(f"time_unit must be positive, got {time_unit}")
-        self.path, self.topology, self.select, self.time_unit = path, topology, select, time_unit
+        super().__init__(batch_size, eval_batch_size, shuffle_seed, time_unit)
+        self.path, self.topology, self.select = path, topology, select
         self.molecular = molecular  # on a line of its own, where jsonargparse looks for what becomes of it
 
     @cached_property
@@ -65,7 +63,6 @@ class MolecularData(GraphData):
         return MolecularDynamics(self.recording, name, target="forecast", **self.molecular)
 
     def prepare(self, batch: Batch) -> Batch:
-        batch.vel = batch.vel * self.time_unit
         if "z" in batch:
             number = (batch.z / ATOMIC_SCALE).to(batch.pos.dtype).unsqueeze(1)
             batch = with_field(with_field(batch, "charge", number), "x", number)

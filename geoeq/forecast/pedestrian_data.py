@@ -9,11 +9,10 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from geoeq.datasets import Pedestrians
+from geoeq.datasets.pedestrians.tracks import TIME_STEP
 from geoeq.forecast.datamodule import GraphData
 
 __all__ = ["PedestrianData"]
-
-FRAME = 0.4  # seconds
 
 
 class PedestrianData(GraphData):
@@ -64,10 +63,10 @@ class PedestrianData(GraphData):
         noise[..., self.coordinates :] = 0.0
         batch.history = batch.history + noise
         batch.pos = batch.history[:, -1]
-        batch.vel = (batch.history[:, -1] - batch.history[:, -2]) / FRAME
+        batch.vel = (batch.history[:, -1] - batch.history[:, -2]) / TIME_STEP
         return batch
 
     def horizon(self) -> float:
         graphs = self.split("test")
         assert isinstance(graphs, Pedestrians)
-        return FRAME * graphs.steps[-1]
+        return TIME_STEP * graphs.steps[-1]

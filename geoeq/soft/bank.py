@@ -107,12 +107,12 @@ class WeightBank(nn.Module):
             index = torch.cat([rows for _, rows in entries])
             owner = torch.cat([torch.full((len(rows),), number) for number, rows in entries])
             kind = BlockKind(frame, forbidden.double().reshape(len(self.terms), -1), offset, index, owner)
-            self.add_module(f"kind_{len(self.kinds)}", kind)
             self.kinds.append(kind)
-            codim.index_add_(0, owner, kind.forbidden.sum(1).double().expand(len(owner), -1))
+            codim.index_add_(0, owner, kind.forbidden.sum(1).expand(len(owner), -1))
         self.register_buffer("codim", codim, persistent=False)
         self._number_entries(start)
         self.tied: list[TiedEntries] = [kind.tied for kind in self.kinds if kind.tied is not None]
+        self._tied = nn.ModuleList(self.tied)  # moved and cast with the bank
         entries_of = [tied.index.reshape(-1) for tied in self.tied]
         constrained = torch.cat(entries_of) if entries_of else torch.zeros(0, dtype=torch.long)
         self.register_buffer("constrained", constrained, persistent=False)

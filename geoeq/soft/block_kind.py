@@ -36,7 +36,7 @@ class _Constants(nn.Module):
         return self
 
 
-class BlockKind(_Constants):
+class BlockKind:
     """The blocks between one pair of copies, from all weights.
 
     Args:
@@ -52,29 +52,16 @@ class BlockKind(_Constants):
         tied: the other entries, or None.
     """
 
-    index: Tensor
-    owner: Tensor
-    frame: Tensor
-    forbidden: Tensor
-    offset: Tensor
-
     def __init__(self, frame: Tensor, forbidden: Tensor, offset: Tensor, index: Tensor, owner: Tensor) -> None:
-        super().__init__(frame=frame, forbidden=forbidden, offset=offset)
-        self.register_buffer("index", index, persistent=False)
-        self.register_buffer("owner", owner, persistent=False)
+        self.frame, self.forbidden, self.offset, self.index, self.owner = frame, forbidden, offset, index, owner
         single = (frame.abs() - 1).abs() < ALIGNED  # [D, J]
         inside = frame.abs() >= ALIGNED
         tied = (inside & ~single).any(1) | (inside.any(1) & (offset != 0))
         self.forbidden_entries = (single.double() @ forbidden.T) * (~tied).unsqueeze(1)
         columns = inside[tied].any(0)
-        self.tied = None
+        self.tied: TiedEntries | None = None
         if bool(columns.any()):
             self.tied = TiedEntries(frame[tied][:, columns], forbidden[:, columns], offset[tied], index[:, tied], owner)
-
-    def coordinates(self, flat: Tensor, *, centred: bool = True) -> Tensor:
-        """Coordinates ``[blocks, J]`` of the joint vector ``flat`` along what is forbidden."""
-        rows = flat[self.index]
-        return (rows - self.offset if centred else rows) @ self.frame
 
 
 class TiedStep(NamedTuple):

@@ -262,11 +262,8 @@ class SoftEquivariance(nn.Module):
             self.functional.tune()
             return
         self._need_typed()
-        self.tuner.evaluate = None if loss is None else lambda: mean_over_processes(loss())
-        try:
-            self.strengths.copy_(self.tuner.update(self.bank, self.strengths, progress, n_samples))
-        finally:
-            self.tuner.evaluate = None
+        mean_loss = None if loss is None else lambda: mean_over_processes(loss())
+        self.strengths.copy_(self.tuner.update(self.bank, self.strengths, progress, n_samples, mean_loss))
 
     def strengths_of_symmetries(self) -> Tensor:
         """Strength of each symmetry in each weight, its weakest term; infinite where it constrains nothing.

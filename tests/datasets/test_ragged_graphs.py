@@ -36,7 +36,7 @@ class Crowds(RaggedGraphs):
         }
         of_graphs = {"start": graphs, "leader_index": graphs}
         slices = {"edge_index": edges.ptr, "edge_attr": edges.ptr} | of_graphs
-        self._set_graphs(values, {name: slices.get(name, nodes) for name in values})
+        self._take(values, {name: slices.get(name, nodes) for name in values})
 
     def _process(self):
         """Nothing is stored."""

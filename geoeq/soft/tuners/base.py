@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from geoeq.soft.bank import WeightBank
 
-__all__ = ["Tuner", "uniform"]
+__all__ = ["Loss", "Tuner", "uniform"]
+
+Loss = Callable[[], float]  # on training data, with the weights as they are
 
 
 class Tuner(nn.Module, ABC):
@@ -21,13 +23,10 @@ class Tuner(nn.Module, ABC):
         split: whether each increment of the lattice of symmetries has a strength of its own
             (:mod:`geoeq.soft.lattice`), or each symmetry as a whole.
         held: from this strength on the proximal step projects, as if it were infinite.
-        evaluate: gives the loss on training data with the weights as they are; None outside of ``tune``, or if the
-            caller has none to offer.
     """
 
     split = False
     held = math.inf
-    evaluate: Callable[[], float] | None = None
 
     @abstractmethod
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
@@ -44,8 +43,10 @@ class Tuner(nn.Module, ABC):
         """Take note of the gradient of one validation batch, ``grads [entries]`` (nothing to note by default)."""
 
     @abstractmethod
-    def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
-        """New strengths after a share ``progress`` of the training, ``[maps, terms]``."""
+    def update(
+        self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int, loss: Loss | None = None
+    ) -> Tensor:
+        """New strengths after a share ``progress`` of the training, ``[maps, terms]``; ``loss`` may be evaluated."""
 
 
 def uniform(bank: WeightBank, strength: float) -> Tensor:

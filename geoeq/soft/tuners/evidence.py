@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geoeq.soft.bank import Coordinates, WeightBank
-from geoeq.soft.tuners.base import Tuner, uniform
+from geoeq.soft.tuners.base import Loss, Tuner, uniform
 
 __all__ = ["Evidence"]
 
@@ -127,7 +127,9 @@ class Evidence(Tuner):
         self.steps += 1  # type: ignore[assignment, operator]
         self.sizes[0], self.sizes[1] = batch_size, n_targets
 
-    def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
+    def update(
+        self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int, loss: Loss | None = None
+    ) -> Tensor:
         if not int(self.calls):  # type: ignore[arg-type]
             raise ValueError(
                 "Evidence has seen no gradients: call soft.observe(loss, batch_size) between loss.backward() and "
@@ -142,7 +144,7 @@ class Evidence(Tuner):
             return strengths
         pull = self._pull(bank, n_samples)
         ratio, curvature = self._ratio(bank, pull)
-        ratio = self._with_losses(bank, ratio, strengths, n_samples)
+        ratio = self._with_losses(bank, ratio, strengths, n_samples, loss)
         start = curvature / (ratio - 1.0).clamp(min=self.margin - 1.0)
         fixed_point = self._fixed_point(bank, pull, torch.minimum(strengths, start).clamp(min=self.floor))
         let_go = self._let_go(bank, ratio, strengths, progress)
@@ -180,19 +182,21 @@ class Evidence(Tuner):
         )
         return Pull(pulls, curvature)
 
-    def _with_losses(self, bank: WeightBank, ratio: Tensor, strengths: Tensor, n_samples: int) -> Tensor:
+    def _with_losses(
+        self, bank: WeightBank, ratio: Tensor, strengths: Tensor, n_samples: int, loss: Loss | None
+    ) -> Tensor:
         """``ratio``, replaced by what the data would lose where a weight is to be called back."""
         doubtful = (strengths < self.held) & (bank.codim > 0) & (ratio < self._least_open(bank))
         if not bool(doubtful.any()):
             return ratio
-        if self.evaluate is None:
+        if loss is None:
             keeps = bank.levels(bank.flat().detach()) > FAINT
             return torch.where(doubtful & keeps, self.margin, ratio)
-        found, present = ratio.clone(), self.evaluate()
+        found, present = ratio.clone(), loss()
         scale = 2.0 * n_samples * self._scales(n_samples)[0] / bank.codim.clamp(min=1.0)
         for weight, term in doubtful.nonzero().tolist():
             with bank.without(weight, term):
-                found[weight, term] = scale[weight, term] * (self.evaluate() - present)
+                found[weight, term] = scale[weight, term] * (loss() - present)
         return torch.maximum(ratio, found)
 
     def _least_open(self, bank: WeightBank) -> Tensor:

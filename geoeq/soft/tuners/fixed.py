@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from geoeq.soft.bank import WeightBank
-from geoeq.soft.tuners.base import Tuner, uniform
+from geoeq.soft.tuners.base import Loss, Tuner, uniform
 
 __all__ = ["Fixed"]
 
@@ -26,5 +26,7 @@ class Fixed(Tuner):
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
         return uniform(bank, self.strength)
 
-    def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
+    def update(
+        self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int, loss: Loss | None = None
+    ) -> Tensor:
         return strengths

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geoeq.soft.bank import WeightBank
-from geoeq.soft.tuners.base import Tuner, uniform
+from geoeq.soft.tuners.base import Loss, Tuner, uniform
 
 __all__ = ["OneShot"]
 
@@ -59,7 +59,9 @@ class OneShot(Tuner):
         self.register_buffer("done", torch.tensor(False))
         return uniform(bank, self.strength) * self.candidate  # type: ignore[operator]
 
-    def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
+    def update(
+        self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int, loss: Loss | None = None
+    ) -> Tensor:
         if self.done:
             return strengths
         residuals = 0.5 * bank.squared_residuals(bank.flat()).double().sum(0)

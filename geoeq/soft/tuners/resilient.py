@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geoeq.soft.bank import WeightBank
-from geoeq.soft.tuners.base import Tuner, uniform
+from geoeq.soft.tuners.base import Loss, Tuner, uniform
 
 __all__ = ["Resilient"]
 
@@ -50,7 +50,9 @@ class Resilient(Tuner):
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
         return uniform(bank, self.strength)
 
-    def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
+    def update(
+        self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int, loss: Loss | None = None
+    ) -> Tensor:
         slack = strengths / self.rho
         return (strengths + self.rate * (squared_levels(bank) - slack)).clamp(0.0, self.maximum)
 

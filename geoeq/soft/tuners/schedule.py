@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from geoeq.soft.bank import WeightBank
-from geoeq.soft.tuners.base import Tuner, uniform
+from geoeq.soft.tuners.base import Loss, Tuner, uniform
 
 __all__ = ["Schedule"]
 
@@ -70,7 +70,9 @@ class Schedule(Tuner):
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
         return uniform(bank, self.at(0.0))
 
-    def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
+    def update(
+        self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int, loss: Loss | None = None
+    ) -> Tensor:
         return uniform(bank, self.at(progress))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geoeq.soft.bank import WeightBank
-from geoeq.soft.tuners.base import Tuner, uniform
+from geoeq.soft.tuners.base import Loss, Tuner, uniform
 
 __all__ = ["ValidationGradient"]
 
@@ -86,7 +86,9 @@ class ValidationGradient(Tuner):
         self.pending += bank.inner(grads, bank.flat().detach()).double()
         self.batches += 1
 
-    def update(self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int) -> Tensor:
+    def update(
+        self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int, loss: Loss | None = None
+    ) -> Tensor:
         if not int(self.batches):
             if int(self.tunings):  # validated less often than tuned
                 return strengths
