@@ -271,10 +271,10 @@ class WeightBank(nn.Module):
         with torch.autocast(flat.device.type, enabled=False):
             if not prepared.tied:
                 return flat.mul_(prepared.entries)
-            sizes = [step.share.shape[0] * tied.offset.shape[0] for tied, step in prepared.tied]
+            sizes = [step.keep.shape[0] * tied.offset.shape[0] for tied, step in prepared.tied]
             rows = flat.index_select(0, prepared.constrained).split(sizes)
             added = [
-                tied.added(own.view(-1, tied.offset.shape[0]), step, centred=centred).reshape(-1)
+                tied.added(own.view(-1, tied.offset.shape[0]), step, centred=centred).view(-1)
                 for (tied, step), own in zip(prepared.tied, rows, strict=True)
             ]
             return flat.mul_(prepared.entries).index_add_(0, prepared.constrained, torch.cat(added))

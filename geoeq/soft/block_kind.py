@@ -69,15 +69,27 @@ class TiedStep(NamedTuple):
 
     Attributes:
         keep: factor of each entry, ``[blocks, 1]``.
-        share: what is added along each column of ``vectors``, ``[blocks, F]``.
-        vectors: ``[R, F]``, or one matrix for each weight, ``[owners, R, R]``.
-        counts: blocks of each weight.
+        moves: matrix that makes what is added, of each weight, ``[owners, R, R]``.
+        runs: numbers of consecutive blocks with the same matrix, and the matrix.
     """
 
     keep: Tensor
-    share: Tensor
-    vectors: Tensor
-    counts: list[int]
+    moves: Tensor
+    runs: list[tuple[int, Tensor]]
+
+    @classmethod
+    def of(cls, keep: Tensor, moves: Tensor, counts: list[int]) -> TiedStep:
+        """The step with these ``moves`` of weights that have ``counts`` blocks each."""
+        _, of_owner = torch.unique_consecutive(moves.flatten(1), dim=0, return_inverse=True)
+        runs: list[tuple[int, Tensor]] = []
+        before = -1
+        for run, count, move in zip(of_owner.tolist(), counts, moves, strict=True):
+            if run == before:
+                runs[-1] = runs[-1][0] + count, runs[-1][1]
+            else:
+                runs.append((count, move))
+            before = run
+        return cls(keep, moves, runs)
 
 
 class TiedEntries(_Constants):
@@ -128,33 +140,31 @@ class TiedEntries(_Constants):
         if not self.orthonormal:
             values, vectors = self._spectrum(strengths.clamp(max=INFINITE_OBLIQUE))
             total = values * steps[self.owners].unsqueeze(1)  # [owners, R]
-            share = torch.repeat_interleave(total / (1.0 + total), torch.tensor(self.counts).to(total.device), 0)
-            share = -share.to(self.frame)
-            return TiedStep(torch.ones_like(share[:, :1]), share, vectors.to(share), self.counts)
-        total = (strengths * steps.unsqueeze(1)) @ self.masters["patterns"].to(strengths).T  # [maps, P]
-        share = total / (1.0 + total)
-        own = share[:, self.base : self.base + 1]
-        keep, added = (1.0 - own).to(self.frame), (own - share[:, self.column]).to(self.frame)
-        blocks = keep.index_select(0, self.owner), added.index_select(0, self.owner)
-        return TiedStep(*blocks, self.vectors, self.counts)
+            keep, added = torch.ones_like(total[:, :1]), -total / (1.0 + total)
+        else:
+            patterns, vectors = self.masters["patterns"].to(strengths), self.masters["vectors"].to(strengths)
+            total = (strengths * steps.unsqueeze(1))[self.owners] @ patterns.T  # [owners, P]
+            share = total / (1.0 + total)
+            own = share[:, self.base : self.base + 1]
+            keep, added = 1.0 - own, own - share[:, self.column]
+        moves = (vectors * added.unsqueeze(1)) @ vectors.mT
+        blocks = torch.repeat_interleave(keep, torch.tensor(self.counts, device=keep.device), 0)
+        return TiedStep.of(blocks.to(self.frame), moves.to(self.frame), self.counts)
 
     def restrict(self, step: TiedStep, chosen: Tensor) -> TiedStep:
         """The same step of the blocks of weights that are ``chosen [maps]`` alone."""
-        blocks = chosen[self.owner]
-        owners = chosen[self.owners].tolist()
-        counts = [count for count, inside in zip(self.counts, owners, strict=True) if inside]
-        keep = step.keep[blocks]
-        vectors = step.vectors if step.vectors.dim() == 2 else step.vectors[chosen[self.owners]]
-        return TiedStep(keep, step.share[blocks], vectors, counts)
+        owners = chosen[self.owners]
+        counts = [count for count, inside in zip(self.counts, owners.tolist(), strict=True) if inside]
+        return TiedStep.of(step.keep[chosen[self.owner]], step.moves[owners], counts)
 
     def added(self, rows: Tensor, step: TiedStep, *, centred: bool) -> Tensor:
         """What is added to ``step.keep * rows [blocks, R]``; ``centred`` on the offset, unless rows are gradients."""
         inner = rows - self.offset if centred and self.affine else rows
-        if step.vectors.dim() == 2:
-            moved = ((inner @ step.vectors).mul_(step.share)) @ step.vectors.T
+        if len(step.runs) == 1:
+            moved = inner @ step.runs[0][1]
         else:
-            parts = zip(inner.split(step.counts), step.share.split(step.counts), step.vectors, strict=True)
-            moved = torch.cat([((part @ own) * share) @ own.T for part, share, own in parts])
+            parts = zip(inner.split([count for count, _ in step.runs]), step.runs, strict=True)
+            moved = torch.cat([part @ move for part, (_, move) in parts])
         return moved if inner is rows else moved + (1.0 - step.keep) * self.offset
 
     def keeps_elementwise(self, held: Tensor) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors as flatten
 from torch.optim import Optimizer
 
 from geoeq.groups import Group, parse
@@ -17,6 +16,7 @@ from geoeq.soft.data_measure import DataMeasure
 from geoeq.soft.functional import Reps
 from geoeq.soft.functional_equivariance import DualAscent, FunctionalEquivariance
 from geoeq.soft.intervals import InputRecord, record_inputs
+from geoeq.soft.joint_gradient import JointGradient
 from geoeq.soft.levels import Levels, level_table
 from geoeq.soft.proximal import ProximalStep
 from geoeq.soft.steps import StepSizes
@@ -145,7 +145,7 @@ class SoftEquivariance(nn.Module):
             self.data.remove()
         self.data = DataMeasure(layers, self.bank) if self.measure == "data" else None
         self.step_sizes = StepSizes(self.bank.parameters_)
-        self._step = ProximalStep(self.bank, self.tuner.held)
+        self._step, self._gradient = ProximalStep(self.bank, self.tuner.held), JointGradient(self.bank.parameters_)
         typed_ids = {id(typed.parameter) for typed in maps}
         exact_ids = {id(p) for m in model.modules() if getattr(m, "equivariant", False) for p in m.parameters()}
         return Attachment(
@@ -213,7 +213,7 @@ class SoftEquivariance(nn.Module):
         :meth:`penalty`.
         """
         self._need_typed()
-        self._step(self.strengths, self.step_sizes(optimizer))
+        self._step(self.strengths, lambda fresh: self.step_sizes(optimizer, fresh=fresh))
 
     @torch.no_grad()
     def observe(self, loss: float | Tensor, batch_size: int, n_targets: int = 1) -> None:
@@ -234,19 +234,17 @@ class SoftEquivariance(nn.Module):
         wanted = self.tuner.wants_gradients()
         if not wanted and not self._step.holds(self.strengths):
             return
-        grads = self._gradients()
+        grads = self._gradient.gather()
         if wanted:
             self.tuner.observe(self.bank, grads, torch.as_tensor(loss).detach(), batch_size, n_targets)
-        self._step.project_gradients(self.strengths, grads)
+        if self._step.project(self.strengths, grads):
+            self._gradient.give_back()
 
     @torch.no_grad()
     def observe_validation(self) -> None:
         """Let the tuner see the gradients of a validation batch; call after ``validation_loss.backward()``."""
         self._need_typed()
-        self.tuner.observe_validation(self.bank, self._gradients())
-
-    def _gradients(self) -> Tensor:
-        return flatten([torch.zeros_like(p) if p.grad is None else p.grad for p in self.bank.parameters_])
+        self.tuner.observe_validation(self.bank, self._gradient.gather())
 
     @torch.no_grad()
     def tune(self, progress: float, n_samples: int, loss: Callable[[], float | Tensor] | None = None) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._utils import _unflatten_dense_tensors as unflatten
 
 from geoeq.soft.bank import Shrinkage, WeightBank
 
 __all__ = ["ProximalStep"]
+
+SWEEP = 20  # steps after which what rounding has left is taken off
 
 
 class _Version(NamedTuple):
@@ -29,12 +31,27 @@ class _Version(NamedTuple):
 
 
 class _Ready(NamedTuple):
-    """A step of all weights, and of those that need it after projected gradients."""
+    """A step of all weights, and of those that need it after projected gradients.
 
-    strengths: _Version
+    ``open`` tells whether it depends on ``sizes`` at all: not where every strength is infinite or zero.
+    """
+
     sizes: Tensor
+    open: bool
     whole: Shrinkage
     rest: Shrinkage
+
+    def is_for(self, sizes: Tensor) -> bool:
+        return not self.open or self.sizes is sizes
+
+
+class _Set(NamedTuple):
+    """What follows from strengths alone: what the terms are worth that are held, and the weights that are unsettled."""
+
+    strengths: _Version
+    hard: Tensor
+    unsettled: Tensor
+    hold: Shrinkage | None
 
 
 class ProximalStep:
@@ -47,44 +64,54 @@ class ProximalStep:
 
     def __init__(self, bank: WeightBank, held: float) -> None:
         self.bank, self.held = bank, held
+        self._set: _Set | None = None
         self._ready: _Ready | None = None
-        self._hold: tuple[_Version, Shrinkage | None] | None = None
-        self._projected = False
+        self._projected, self._age = False, 0
 
     def holds(self, strengths: Tensor) -> bool:
         """Whether some term is held by ``strengths [maps, terms]``."""
-        return self._holding(strengths) is not None
+        return self._setting(strengths).hold is not None
 
-    def project_gradients(self, strengths: Tensor, grads: Tensor) -> None:
-        """Take what is held out of the gradients of the weights, whose joint vector ``grads`` is used up."""
-        hold = self._holding(strengths)
+    def project(self, strengths: Tensor, grads: Tensor) -> bool:
+        """Take what is held out of the joint gradient ``grads``, in place; False if nothing is held."""
+        hold = self._setting(strengths).hold
         if hold is None:
-            return
-        pieces = unflatten(self.bank.shrink(grads, hold, centred=False), self.bank.parameters_)
-        for parameter, piece in zip(self.bank.parameters_, pieces, strict=True):
-            if parameter.grad is not None:
-                parameter.grad = piece
+            return False
+        self.bank.shrink(grads, hold, centred=False)
         self._projected = True
+        return True
 
-    def __call__(self, strengths: Tensor, sizes: Tensor) -> None:
-        """Make the step with ``strengths [maps, terms]`` and step ``sizes [maps]`` on the weights."""
-        ready = self._ready
-        if ready is None or ready.sizes is not sizes or not ready.strengths.is_of(strengths):
-            ready = self._ready = self._prepare(strengths, sizes)
-            self.bank.prox(ready.whole)  # also takes off what rounding has left since the last time
-        else:
-            self.bank.prox(ready.rest if self._projected else ready.whole)
+    def __call__(self, strengths: Tensor, sizes: Callable[[bool], Tensor]) -> None:
+        """Make the step with ``strengths [maps, terms]`` on the weights.
+
+        Args:
+            strengths: of the terms.
+            sizes: finds the step sizes ``[maps]``; told whether they must be those of now.
+        """
+        setting = self._setting(strengths)
+        ready, is_clean = self._ready, self._projected and self._age % SWEEP > 0
         self._projected = False
+        self._age += 1
+        if ready is not None and is_clean and not ready.rest.weights:
+            return
+        found = sizes(ready is None)
+        if ready is None or not ready.is_for(found):
+            ready, is_clean = self._prepare(setting, found), False
+        self._ready = ready
+        self.bank.prox(ready.rest if is_clean else ready.whole)
 
-    def _prepare(self, strengths: Tensor, sizes: Tensor) -> _Ready:
-        hard = strengths.masked_fill(strengths >= self.held, math.inf)
-        whole = self.bank.prepare(hard, sizes)
-        return _Ready(_Version.of(strengths), sizes, whole, self.bank.restrict(whole, self.bank.unsettled(hard)))
+    def _prepare(self, setting: _Set, sizes: Tensor) -> _Ready:
+        whole = self.bank.prepare(setting.hard, sizes)
+        is_open = bool(((setting.hard > 0) & setting.hard.isfinite()).any())
+        return _Ready(sizes, is_open, whole, self.bank.restrict(whole, setting.unsettled))
 
-    def _holding(self, strengths: Tensor) -> Shrinkage | None:
-        """The projection on what is held, anew only if strengths have changed; None if nothing is held."""
-        if self._hold is None or not self._hold[0].is_of(strengths):
-            held = torch.zeros_like(strengths).masked_fill(strengths >= self.held, math.inf)
-            ready = self.bank.prepare(held, torch.ones_like(held[:, 0])) if bool(held.any()) else None
-            self._hold = _Version.of(strengths), ready
-        return self._hold[1]
+    def _setting(self, strengths: Tensor) -> _Set:
+        """What follows from ``strengths``, anew only if they have changed."""
+        if self._set is None or not self._set.strengths.is_of(strengths):
+            is_held = strengths >= self.held
+            hard = strengths.masked_fill(is_held, math.inf)
+            hold = self.bank.prepare(torch.where(is_held, hard, 0.0), torch.ones_like(hard[:, 0]))
+            unsettled = self.bank.unsettled(hard)
+            self._set = _Set(_Version.of(strengths), hard, unsettled, hold if bool(is_held.any()) else None)
+            self._ready = None
+        return self._set

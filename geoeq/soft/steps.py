@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 __all__ = ["StepSizes"]
 
-REFRESH = 10
+REFRESH = 20
 
 
 class StepSizes(nn.Module):
@@ -17,31 +17,34 @@ class StepSizes(nn.Module):
     .. math:: \eta = \frac{lr}{\sqrt{\overline{v}} + \epsilon}
 
     with v the optimizer's running square of the gradient, averaged over the weight. For these, step sizes are looked at
-    anew every tenth call only, for v runs over a thousand steps and hardly moves in ten; until then the same tensor is
-    returned.
+    anew every twentieth call only, for v runs over a thousand steps and hardly moves in twenty; until then the same
+    tensor is returned.
 
     Args:
         parameters: the attached weights.
     """
 
     steps: Tensor
-    age: Tensor
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__()
         self.parameters_ = parameters
         device = parameters[0].device
         self.register_buffer("steps", torch.zeros(len(parameters), dtype=torch.float64, device=device))
-        self.register_buffer("age", torch.zeros((), dtype=torch.long))
+        self.age = 0
 
-    def forward(self, optimizer: Optimizer) -> Tensor:
+    def forward(self, optimizer: Optimizer, *, fresh: bool = False) -> Tensor:
         """Step sizes ``[maps]``, float64.
+
+        Args:
+            optimizer: what steps are made with.
+            fresh: whether they are looked at anew in any case.
 
         Raises:
             ValueError: if ``optimizer`` does not hold every attached weight.
         """
         adaptive = "exp_avg_sq" in optimizer.state.get(self.parameters_[0], {})
-        if adaptive and int(self.age) % REFRESH:
+        if adaptive and self.age % REFRESH and not fresh:
             self.age += 1
             return self.steps
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
@@ -73,5 +76,11 @@ class StepSizes(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
-        self.steps, self.age = self.steps.double(), self.age.cpu()
+        self.steps = self.steps.double()
         return self
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.age)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.age = int(state)

@@ -74,9 +74,7 @@ class Evidence(Tuner):
     split = True
     mean: Tensor
     second: Tensor
-    weight: Tensor
     loss: Tensor
-    sizes: Tensor
 
     def __init__(
         self,
@@ -104,43 +102,48 @@ class Evidence(Tuner):
         self.rate, self.maximum, self.floor = rate, maximum, floor
         # a finite strength leaves a leak, which a network can learn to amplify
         self.held = maximum / 2
+        self.calls = self.noted = self.batch_size = self.n_targets = 0
 
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
         entries = bank.flat().detach()
         self.register_buffer("mean", torch.zeros_like(entries))
         self.register_buffer("second", torch.zeros_like(entries))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.register_buffer("loss", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("sizes", torch.ones(2, dtype=torch.float64))
+        self.calls = self.noted = self.batch_size = self.n_targets = 0
         return uniform(bank, self.maximum)
 
     def wants_gradients(self) -> bool:
-        self.calls += 1  # type: ignore[assignment, operator]
-        return int(self.calls) % self.every == 0  # type: ignore[arg-type]
+        self.calls += 1
+        return self.calls % self.every == 0
 
     def observe(self, bank: WeightBank, grads: Tensor, loss: Tensor, batch_size: int, n_targets: int) -> None:
         share = 1.0 / self.window
         self.mean.lerp_(grads, share)
         self.second.mul_(1.0 - share).addcmul_(grads, grads, value=share)
         self.loss.lerp_(loss.to(self.loss), share)
-        self.steps += 1  # type: ignore[assignment, operator]
-        self.sizes[0], self.sizes[1] = batch_size, n_targets
+        self.noted += 1
+        self.batch_size, self.n_targets = batch_size, n_targets
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.calls, self.noted, self.batch_size, self.n_targets])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.calls, self.noted, self.batch_size, self.n_targets = state.tolist()
 
     def update(
         self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int, loss: Loss | None = None
     ) -> Tensor:
-        if not int(self.calls):  # type: ignore[arg-type]
+        if not self.calls:
             raise ValueError(
                 "Evidence has seen no gradients: call soft.observe(loss, batch_size) between loss.backward() and "
                 "optimizer.step()"
             )
-        if not self.sizes[0] < n_samples:
+        if not self.batch_size < n_samples:
             raise ValueError(
-                f"batch_size must be less than n_samples={n_samples} for Evidence, got {int(self.sizes[0])}: "
+                f"batch_size must be less than n_samples={n_samples} for Evidence, got {self.batch_size}: "
                 "the noise of the gradient shows only between batches"
             )
-        if int(self.steps) < self.window:  # type: ignore[arg-type]
+        if self.noted < self.window:
             return strengths
         pull = self._pull(bank, n_samples)
         ratio, curvature = self._ratio(bank, pull)
@@ -171,7 +174,7 @@ class Evidence(Tuner):
         return self._ratio(bank, self._pull(bank, n_samples))
 
     def _pull(self, bank: WeightBank, n_samples: int) -> Pull:
-        seen = 1.0 - (1.0 - 1.0 / self.window) ** int(self.steps)  # type: ignore[arg-type]
+        seen = 1.0 - (1.0 - 1.0 / self.window) ** self.noted
         kappa, independent = self._scales(n_samples)
         mean = self.mean.double() / seen
         spread = (self.second.double() / seen - mean.square()).clamp(min=0.0)
@@ -205,9 +208,9 @@ class Evidence(Tuner):
 
     def _scales(self, n_samples: int) -> tuple[float, float]:
         r""":math:`\kappa`, and the number of independent samples in a batch: those without replacement share some."""
-        seen = 1.0 - (1.0 - 1.0 / self.window) ** int(self.steps)  # type: ignore[arg-type]
-        batch_size, n_targets = self.sizes.tolist()
-        return n_targets / (2.0 * float(self.loss) / seen), batch_size / (1.0 - batch_size / n_samples)
+        seen = 1.0 - (1.0 - 1.0 / self.window) ** self.noted
+        independent = self.batch_size / (1.0 - self.batch_size / n_samples)
+        return self.n_targets * seen / (2.0 * float(self.loss)), independent
 
     @staticmethod
     def _ratio(bank: WeightBank, pull: Pull) -> tuple[Tensor, Tensor]:
