@@ -22,9 +22,12 @@ class JointGradient:
     def gather(self) -> Tensor:
         """The gradients as they are, zero where there is none; overwritten by the next call."""
         vector = self._room()
-        own = [(part, p.grad) for part, p in zip(self._parts, self.parameters, strict=True) if p.grad is not None]
-        if len(own) < len(self.parameters):
-            vector.zero_()
+        own: list[tuple[Tensor, Tensor]] = []
+        for part, parameter in zip(self._parts, self.parameters, strict=True):
+            if parameter.grad is None:
+                part.zero_()
+            else:
+                own.append((part, parameter.grad))
         if own:
             torch._foreach_copy_([part for part, _ in own], [grad for _, grad in own])
         return vector
