@@ -101,12 +101,12 @@ def _point_gradient(partner: Tensor, mean: Tensor, g_c: Tensor | None, g_mean: T
         return g if g_mean is None else g + (g_mean / n).unsqueeze(1)
     pieces = []
     for piece in _pieces(partner):
-        centred = _batch_last(partner[piece]) - mean[piece].t().contiguous()
+        centred = _batch_last(partner[piece]) - mean[piece].t()
         rows = _batch_last(g_c[piece])
         g = centred[:, 0, None] * rows[0]
         g = g.addcmul_(centred[:, 1, None], rows[1]).addcmul_(centred[:, 2, None], rows[2])
         if g_mean is not None:
-            g = g + g_mean[piece].t().contiguous() / n
+            g += g_mean[piece].t() / n
         pieces.append(g.view(3 * n, g.shape[-1]).t())
     return torch.cat(pieces).reshape(partner.shape)
 

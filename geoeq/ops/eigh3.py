@@ -175,22 +175,31 @@ def _cubic_root(r: Tensor) -> Tensor:
 def eigh_components(s: Components) -> tuple[Components, Components]:
     """Eigenvalues (3, ascending) and eigenvectors (9, in columns) of a symmetric matrix of six components."""
     unit, mean, size, value, top, w = isolated_axis(s)
+    (low_value, high_value), low, high = eigen_across(unit, w, -0.5 * value)
+    values = select(top, (value, low_value, high_value), (low_value, high_value, value))
+    # w, low, high and low, high, w are both right-handed.
+    vectors = select(top, (*w, *low, *high), (*low, *high, *w))
+    return tuple(torch.addcmul(mean, size, x) for x in values), transpose(vectors)
+
+
+def eigen_across(s: Components, w: Components, middle: Tensor) -> tuple[Components, Components, Components]:
+    """The other two eigenvalues, ascending, and their vectors, right-handed before w.
+
+    Args:
+        s: symmetric matrix of six components, the largest of order 1.
+        w: a unit eigenvector of it.
+        middle: mean of the other two eigenvalues.
+    """
     u, v = complement(w)
-    across = apply(full(unit), u)
-    # In the plane of u and v the matrix is [[a, b], [b, -value - a]].
-    h, b = torch.add(dot(u, across), value, alpha=0.5), dot(v, across)
+    across = apply(full(s), u)
+    # In the plane of u and v the matrix is [[middle + h, b], [b, middle - h]].
+    h, b = dot(u, across) - middle, dot(v, across)
     radius = torch.addcmul(h * h, b, b).sqrt()
     long = h.abs() + radius + 1e-18  # with b = 0 this side is never 0, and its square does not underflow
     inverse = torch.addcmul(long * long, b, b).rsqrt()
     long, short = long * inverse, b * inverse
     cos, sin = select(positive(h), (short, long), (long, short))
-    high, low = combine(cos, u, sin, v), combine(sin, u, -cos, v)
-
-    low_value, high_value = -0.5 * value - radius, -0.5 * value + radius
-    values = select(top, (value, low_value, high_value), (low_value, high_value, value))
-    # w, low, high and low, high, w are both right-handed.
-    vectors = select(top, (*w, *low, *high), (*low, *high, *w))
-    return tuple(torch.addcmul(mean, size, x) for x in values), transpose(vectors)
+    return (middle - radius, middle + radius), combine(sin, u, -cos, v), combine(cos, u, sin, v)
 
 
 def _inverse_gaps(values: Components, gap: float) -> Components:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geoeq.ops.eigh3 import damped_inverse, eigh_components, isolated_axis
+from geoeq.ops.eigh3 import damped_inverse, eigen_across, isolated_axis
 from geoeq.ops.matrix3 import (
     Components,
     apply,
@@ -78,12 +78,12 @@ def polar3(matrix: Tensor, *, proper: bool = True, gap: float | None = None) -> 
     wide = matrix.float() if matrix.element_size() < 4 else matrix
     gap = torch.finfo(wide.dtype).eps ** 0.5 if gap is None else gap
     function = _Polar3Transforms if transforms_active() else _Polar3
-    rotation, stretch = function.apply(wide.reshape(-1, 9), proper, gap)
+    rotation, stretch, _ = function.apply(wide.reshape(-1, 9), proper, gap)
     return rotation.reshape(matrix.shape).to(matrix.dtype), stretch.reshape(matrix.shape).to(matrix.dtype)
 
 
 class _Polar3(torch.autograd.Function):
-    """matrix [B, 9] -> rotation [B, 9], stretch [B, 9]."""
+    """matrix [B, 9] -> rotation [B, 9], stretch [B, 9] and an eigenvector of it [B, 3], without a derivative."""
 
     @staticmethod
     def forward(matrix: Tensor, proper: bool, gap: float) -> tuple[Tensor, ...]:
@@ -93,10 +93,13 @@ class _Polar3(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.gap = inputs[2]
         ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[2])
         ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx: Any, g_rotation: Tensor | None, g_stretch: Tensor | None) -> tuple[Tensor | None, None, None]:
+    def backward(
+        ctx: Any, g_rotation: Tensor | None, g_stretch: Tensor | None, _: None
+    ) -> tuple[Tensor | None, None, None]:
         if g_rotation is None and g_stretch is None:
             return None, None, None
         inputs = [*ctx.saved_tensors, g_rotation, g_stretch]
@@ -114,13 +117,13 @@ class _Polar3Transforms(_Polar3):
         ctx.save_for_forward(*output)
 
     @staticmethod
-    def jvp(ctx: Any, t_matrix: Tensor, *_: None) -> tuple[Tensor, ...]:
+    def jvp(ctx: Any, t_matrix: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         inputs = [*ctx.saved_tensors, t_matrix]
-        return map_components(partial(_forward_derivative, gap=ctx.gap), inputs)
+        return *map_components(partial(_forward_derivative, gap=ctx.gap), inputs), None
 
 
-def polar_components(m: Components, proper: bool) -> tuple[Components, Components]:
-    """Rotation (9) and stretch (9) of a matrix of nine components."""
+def polar_components(m: Components, proper: bool) -> tuple[Components, Components, Components]:
+    """Rotation (9), stretch (9) and an eigenvector of it (3) of a matrix of nine components."""
     tiny = 16 * torch.finfo(m[0].dtype).tiny
     largest = m[0].abs()
     for component in m[1:]:
@@ -161,7 +164,7 @@ def polar_components(m: Components, proper: bool) -> tuple[Components, Component
     to_u, to_v = combine(cos, p, sin, q), combine(sign * cos, q, -sign * sin, p)
     rotation = tuple(dot((image[i], to_u[i], to_v[i]), (w[j], u[j], v[j])) for i in range(3) for j in range(3))
     stretch = full(symmetric_part(times(transpose(rotation), m)))
-    return rotation, stretch
+    return rotation, stretch, w
 
 
 def axial(m: Components) -> Components:
@@ -175,16 +178,24 @@ def skew(a: Components) -> Components:
     return zero, -a[2], a[1], a[2], zero, -a[0], -a[1], a[0], zero
 
 
-def _solve(stretch: Components, a: Components, gap: float) -> Components:
-    """The solution z of (tr S - S) z = a, fading where the system is singular."""
+def _solve(stretch: Components, w: Components, a: Components, gap: float) -> Components:
+    """The solution z of (tr S - S) z = a, fading where the system is singular; w is an eigenvector of S."""
     constant = a
     if torch.is_grad_enabled():
         constant = tuple(x.detach() for x in a)
-    values, vectors = eigh_components(symmetric_part(tuple(x.detach() for x in stretch)))
-    tiny = 16 * torch.finfo(a[0].dtype).tiny
-    scale = torch.maximum(values[0].abs(), values[2].abs()).clamp(min=tiny).reciprocal()
-    sums = (values[1] + values[2], values[0] + values[2], values[0] + values[1])
-    factors = tuple(scale * damped_inverse(x * scale, gap) for x in sums)
+    s = symmetric_part(tuple(x.detach() for x in stretch))
+    largest = s[0].abs()
+    for component in s[1:]:
+        largest = torch.maximum(largest, component.abs())
+    unit = largest.clamp(min=16 * torch.finfo(largest.dtype).tiny).reciprocal()
+    s = tuple(unit * component for component in s)
+    value = dot(w, apply(full(s), w))
+    middle = 0.5 * (s[0] + s[1] + s[2] - value)
+    (low_value, high_value), low, high = eigen_across(s, w, middle)
+    vectors = transpose((*low, *high, *w))
+    size = torch.maximum(torch.maximum(low_value.abs(), high_value.abs()), value.abs()).clamp(min=0.5).reciprocal()
+    sums = (value + high_value, value + low_value, 2 * middle)
+    factors = tuple(size * unit * damped_inverse(x * size, gap) for x in sums)
 
     def inverse(x: Components) -> Components:
         along = apply(transpose(vectors), x)
@@ -202,6 +213,7 @@ def _solve(stretch: Components, a: Components, gap: float) -> Components:
 def _backward(
     rotation: Components,
     stretch: Components,
+    w: Components,
     g_rotation: Components | None,
     g_stretch: Components | None,
     *,
@@ -214,17 +226,17 @@ def _backward(
         through = times(stretch, symmetric)
         pulled = through if pulled is None else tuple(x + y for x, y in zip(pulled, through, strict=True))
     assert pulled is not None
-    inner = skew(_solve(stretch, axial(pulled), gap))
+    inner = skew(_solve(stretch, w, axial(pulled), gap))
     if g_stretch is not None:
         inner = tuple(x + y for x, y in zip(inner, symmetric, strict=True))
     return (times(rotation, inner),)
 
 
 def _forward_derivative(
-    rotation: Components, stretch: Components, t_matrix: Components, *, gap: float
+    rotation: Components, stretch: Components, w: Components, t_matrix: Components, *, gap: float
 ) -> tuple[Components, Components]:
     """Change of rotation and stretch with the matrix."""
     pulled = times(transpose(rotation), t_matrix)
-    turn = skew(_solve(stretch, axial(pulled), gap))
+    turn = skew(_solve(stretch, w, axial(pulled), gap))
     t_stretch = tuple(x - y for x, y in zip(pulled, times(turn, stretch), strict=True))
     return times(rotation, turn), full(symmetric_part(t_stretch))
