@@ -81,7 +81,7 @@ class Evidence(Tuner):
         *,
         margin: float = 10.0,
         patience: float = 0.3,
-        window: int = 50,
+        window: int = 25,
         every: int = 2,
         rate: float = 0.7,
         maximum: float = 1e3,
