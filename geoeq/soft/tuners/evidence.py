@@ -16,6 +16,7 @@ SIGMAS = 4.0
 EARLY = 500.0
 # shares of the largest gain: below MINOR a break is not worth giving up a symmetry, above RIVAL it may explain the same
 MINOR, RIVAL = 0.01, 0.1
+GROWTH = 16  # noted gradients by which the window grows by one
 FAINT = 0.05  # a level that is not worth keeping on faint evidence
 
 
@@ -59,7 +60,7 @@ class Evidence(Tuner):
     Args:
         margin: how far the pull must exceed its noise before a symmetry is given up, > 1; its root keeps it given up.
         patience: share of the training in which weak evidence is not acted on and weights go one by one; 0 for none.
-        window: number of noted gradients over which the moments run.
+        window: number of noted gradients over which the moments run; half as many at first, when weights move fast.
         every: gradients are noted on every such step.
         rate: share of the way that the logarithm of a strength moves at each tuning.
         maximum: the strength that stands for infinity; from half of it on the proximal step projects.
@@ -81,7 +82,7 @@ class Evidence(Tuner):
         *,
         margin: float = 10.0,
         patience: float = 0.3,
-        window: int = 25,
+        window: int = 50,
         every: int = 2,
         rate: float = 0.7,
         maximum: float = 1e3,
@@ -102,14 +103,18 @@ class Evidence(Tuner):
         self.rate, self.maximum, self.floor = rate, maximum, floor
         # a finite strength leaves a leak, which a network can learn to amplify
         self.held = maximum / 2
+        self._forget()
+
+    def _forget(self) -> None:
         self.calls = self.noted = self.batch_size = self.n_targets = 0
+        self.unseen = 1.0  # what the start, 0, still counts for in the moments
 
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
         entries = bank.flat().detach()
         self.register_buffer("mean", torch.zeros_like(entries))
         self.register_buffer("second", torch.zeros_like(entries))
         self.register_buffer("loss", torch.zeros((), dtype=torch.float64))
-        self.calls = self.noted = self.batch_size = self.n_targets = 0
+        self._forget()
         return uniform(bank, self.maximum)
 
     def wants_gradients(self) -> bool:
@@ -117,7 +122,8 @@ class Evidence(Tuner):
         return self.calls % self.every == 0
 
     def observe(self, bank: WeightBank, grads: Tensor, loss: Tensor, batch_size: int, n_targets: int) -> None:
-        share = 1.0 / self.window
+        share = 1.0 / min(self.window, self.window / 2 + self.noted / GROWTH)
+        self.unseen *= 1.0 - share
         self.mean.lerp_(grads, share)
         self.second.mul_(1.0 - share).addcmul_(grads, grads, value=share)
         self.loss.lerp_(loss.to(self.loss), share)
@@ -125,10 +131,12 @@ class Evidence(Tuner):
         self.batch_size, self.n_targets = batch_size, n_targets
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.calls, self.noted, self.batch_size, self.n_targets])
+        numbers = [self.calls, self.noted, self.batch_size, self.n_targets, self.unseen]
+        return torch.tensor(numbers, dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.calls, self.noted, self.batch_size, self.n_targets = state.tolist()
+        self.calls, self.noted, self.batch_size, self.n_targets = map(int, state[:4].tolist())
+        self.unseen = float(state[4])
 
     def update(
         self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int, loss: Loss | None = None
@@ -143,7 +151,7 @@ class Evidence(Tuner):
                 f"batch_size must be less than n_samples={n_samples} for Evidence, got {self.batch_size}: "
                 "the noise of the gradient shows only between batches"
             )
-        if self.noted < self.window:
+        if self.noted < self.window / 2:
             return strengths
         pull = self._pull(bank, n_samples)
         ratio, curvature = self._ratio(bank, pull)
@@ -174,7 +182,7 @@ class Evidence(Tuner):
         return self._ratio(bank, self._pull(bank, n_samples))
 
     def _pull(self, bank: WeightBank, n_samples: int) -> Pull:
-        seen = 1.0 - (1.0 - 1.0 / self.window) ** self.noted
+        seen = 1.0 - self.unseen
         kappa, independent = self._scales(n_samples)
         mean = self.mean.double() / seen
         spread = (self.second.double() / seen - mean.square()).clamp(min=0.0)
@@ -208,9 +216,8 @@ class Evidence(Tuner):
 
     def _scales(self, n_samples: int) -> tuple[float, float]:
         r""":math:`\kappa`, and the number of independent samples in a batch: those without replacement share some."""
-        seen = 1.0 - (1.0 - 1.0 / self.window) ** self.noted
         independent = self.batch_size / (1.0 - self.batch_size / n_samples)
-        return self.n_targets * seen / (2.0 * float(self.loss)), independent
+        return self.n_targets * (1.0 - self.unseen) / (2.0 * float(self.loss)), independent
 
     @staticmethod
     def _ratio(bank: WeightBank, pull: Pull) -> tuple[Tensor, Tensor]:
