@@ -45,8 +45,15 @@ class _Ready(NamedTuple):
         return not self.open or self.sizes is sizes
 
 
-class _Set(NamedTuple):
-    """What follows from strengths alone: what the terms are worth that are held, and the weights that are unsettled."""
+class _Setting(NamedTuple):
+    """What follows from strengths alone.
+
+    Attributes:
+        strengths: what it follows from.
+        hard: the same, infinite where a term is held.
+        unsettled: the weights that have to be shrunk even after projected gradients, ``[maps]``.
+        hold: the projection on what is held; None if nothing is.
+    """
 
     strengths: _Version
     hard: Tensor
@@ -64,7 +71,7 @@ class ProximalStep:
 
     def __init__(self, bank: WeightBank, held: float) -> None:
         self.bank, self.held = bank, held
-        self._set: _Set | None = None
+        self._known: _Setting | None = None
         self._ready: _Ready | None = None
         self._projected, self._age = False, 0
 
@@ -100,18 +107,18 @@ class ProximalStep:
         self._ready = ready
         self.bank.prox(ready.rest if is_clean else ready.whole)
 
-    def _prepare(self, setting: _Set, sizes: Tensor) -> _Ready:
+    def _prepare(self, setting: _Setting, sizes: Tensor) -> _Ready:
         whole = self.bank.prepare(setting.hard, sizes)
         is_open = bool(((setting.hard > 0) & setting.hard.isfinite()).any())
         return _Ready(sizes, is_open, whole, self.bank.restrict(whole, setting.unsettled))
 
-    def _setting(self, strengths: Tensor) -> _Set:
+    def _setting(self, strengths: Tensor) -> _Setting:
         """What follows from ``strengths``, anew only if they have changed."""
-        if self._set is None or not self._set.strengths.is_of(strengths):
+        if self._known is None or not self._known.strengths.is_of(strengths):
             is_held = strengths >= self.held
             hard = strengths.masked_fill(is_held, math.inf)
             hold = self.bank.prepare(torch.where(is_held, hard, 0.0), torch.ones_like(hard[:, 0]))
             unsettled = self.bank.unsettled(hard)
-            self._set = _Set(_Version.of(strengths), hard, unsettled, hold if bool(is_held.any()) else None)
+            self._known = _Setting(_Version.of(strengths), hard, unsettled, hold if bool(is_held.any()) else None)
             self._ready = None
-        return self._set
+        return self._known
