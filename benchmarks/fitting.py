@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from geoeq.forecast.module import ForecastModule
 from geoeq.layers import TypedLinear
 from geoeq.soft import Levels
 from geoeq.soft.levels import LevelRow
+
+EQUAL = 1e-4  # relative difference of errors below which two trainings are the same
 
 
 def fit_and_test(module: ForecastModule, data: LightningDataModule, epochs: int) -> dict[str, Any]:
@@ -81,6 +84,40 @@ def sweep(
     for seed, task, method in product(seeds, tasks, methods):
         if (task, method, seed) not in known:
             add(path, {"task": task, "method": method, "seed": seed, **run(task, method, seed)})
+
+
+def comparison(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], reference: str, scale: float = 1.0) -> str:
+    """Test error of each method on each task over the seeds that all have.
+
+    In brackets how far it is above ``reference`` with the same seeds, and the standard error of this difference.
+    """
+    methods = [method for method in methods if any(row["method"] == method for row in rows)]
+    lines = [f"| task | seeds | {' | '.join(methods)} |", "|---" * (2 + len(methods)) + "|"]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        errors = {m: errors_of(rows, task, m) for m in methods}
+        seeds = sorted(set.intersection(*(set(own) for own in errors.values() if own)))
+        base = errors[reference]
+        cells = [
+            _cell([own[s] for s in seeds], [own[s] - base.get(s, 0.0) for s in seeds], scale) if own else ""
+            for own in errors.values()
+        ]
+        lines.append(f"| {task} | {len(seeds)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def errors_of(rows: Sequence[Mapping[str, Any]], task: str, method: str) -> dict[int, float]:
+    """Test error of each seed."""
+    return {row["seed"]: row["test"] for row in rows if (row["task"], row["method"]) == (task, method)}
+
+
+def _cell(errors: Sequence[float], gaps: Sequence[float], scale: float) -> str:
+    if not errors:
+        return ""
+    cell = f"{scale * statistics.fmean(errors):.4g}"
+    if len(gaps) < 2 or max(map(abs, gaps)) <= EQUAL * statistics.fmean(errors):
+        return cell
+    error = scale * statistics.stdev(gaps) / len(gaps) ** 0.5
+    return f"{cell} ({scale * statistics.fmean(gaps):+.2g} ± {error:.2g})"
 
 
 def add(path: Path, row: Mapping[str, Any]) -> None:

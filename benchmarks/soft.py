@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from fitting import add, read
+from fitting import add, comparison, read
 from scipy.stats import spearmanr
 
 from geoeq.bench.train import Budget, train
@@ -195,10 +195,13 @@ def main() -> None:
         rungs = [(n, e, s) for s in args.seeds for n in args.ladders for e in NBODY_LADDERS[n][0]]
         climb(rungs, nbody_rung, args.output)
     else:
+        from geoeq.bench.methods import METHODS
         from geoeq.bench.soft import markdown
 
         rows = read(args.ladder)
-        print(ladder_table(rows), "\n\n" + markdown(read(args.vectors)))
+        vectors = read(args.vectors)
+        timed = [row | {"task": f"{row['task']}, {row['epochs']} epochs"} for row in vectors]
+        print(ladder_table(rows), comparison(timed, list(METHODS), "Evidence"), markdown(vectors), sep="\n\n")
         draw(rows, FIGURE)
 
 

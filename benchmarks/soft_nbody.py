@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from fitting import fit_and_test, read, start_free, sweep
+from fitting import comparison, errors_of, fit_and_test, read, start_free, sweep
 from lightning.pytorch import seed_everything
 
 from geoeq.forecast.command import quieten
@@ -35,6 +35,7 @@ SYMMETRIES = {
     "parity classes": "S(5, classes=[0, 1, 0, 1, 0])",
     "rod classes": "S(5, classes=[0, 0, 1, 2, 1])",
 }
+NONE = 1e-3  # an error below this is that of rounding
 PLACES = ("permutation", "parity classes", "rod classes")
 # name of the task: the knob that is turned, and the candidates that stay true
 TASKS: dict[str, tuple[dict[str, float], tuple[str, ...]]] = {
@@ -107,28 +108,44 @@ def run(task: str, method: str, seed: int, root: str, epochs: int) -> dict[str, 
     return fit_and_test(module, data, epochs)
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Test error of each method on each task over the seeds that all have, and how far it is above Evidence's."""
-    methods = [m for m in METHODS if any(row["method"] == m for row in rows)]
-    lines = [f"| task | seeds | {' | '.join(methods)} |", "|---" * (2 + len(methods)) + "|"]
-    for task in dict.fromkeys(row["task"] for row in rows):
-        errors = {m: {r["seed"]: r["test"] for r in rows if (r["task"], r["method"]) == (task, m)} for m in methods}
-        seeds = sorted(set.intersection(*(set(own) for own in errors.values() if own)))
-        cells = [
-            _cell([own[seed] - errors["Evidence"].get(seed, 0.0) for seed in seeds], [own[seed] for seed in seeds])
-            if own
-            else ""
-            for own in errors.values()
-        ]
-        lines.append(f"| {task} | {len(seeds)} | {' | '.join(cells)} |")
+def costs(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What wrong candidates cost: Evidence with all candidates beside Evidence with the true ones alone."""
+    lines = ["| task | true candidates alone | all candidates | costs, seed by seed | mean |", "|---" * 5 + "|"]
+    found: list[float] = []
+    for task in (task for task, (knobs, _) in TASKS.items() if knobs):
+        whole, told = (errors_of(rows, task, method) for method in ("Evidence", "Evidence, told"))
+        seeds = sorted(set(whole) & set(told))
+        if not seeds:
+            continue
+        own = [100 * (whole[seed] / told[seed] - 1) for seed in seeds]
+        found += own
+        errors = (f"{1e3 * statistics.fmean(errors[seed] for seed in seeds):.2f}" for errors in (told, whole))
+        listed = ", ".join(f"{cost:+.1f} %" for cost in own)
+        lines.append(f"| {task} | {' | '.join(errors)} | {listed} | {statistics.fmean(own):+.1f} % |")
+    if len(found) > 1:
+        error = statistics.stdev(found) / len(found) ** 0.5
+        lines.append(f"\nMean {statistics.fmean(found):+.1f} %, standard error {error:.1f} %.")
     return "\n".join(lines)
 
 
-def _cell(gaps: Sequence[float], errors: Sequence[float]) -> str:
-    cell = f"{1e3 * statistics.fmean(errors):.2f}"
-    if len(gaps) < 2 or not any(gaps):
-        return cell
-    return f"{cell} ({1e3 * statistics.fmean(gaps):+.2f} ± {1e3 * statistics.stdev(gaps) / len(gaps) ** 0.5:.2f})"
+def breaks(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Orbit errors of Evidence and of the free network, for candidates that a task breaks or a network violates."""
+    lines = ["| task | candidate | truth | error of the network: Evidence | free |", "|---" * 5 + "|"]
+    for task, (_, true) in TASKS.items():
+        for name in SYMMETRIES:
+            errors = {
+                method: [row["errors"][name] for row in rows if (row["task"], row["method"]) == (task, method)]
+                for method in ("Evidence", "free")
+            }
+            kept = name in true
+            if not all(errors.values()) or (kept and max(errors["Evidence"]) < NONE):
+                continue
+            cells = (f"{statistics.fmean(own):.3f} ± {statistics.pstdev(own):.2g}" for own in errors.values())
+            lines.append(f"| {task} | {name} | {'kept' if kept else 'broken'} | {' | '.join(cells)} |")
+    own = [row for row in rows if row["method"] == "Evidence"]
+    largest = max((row["errors"][name] for row in own for name in TASKS[row["task"]][1]), default=0.0)
+    lines.append(f"\nLargest error of a candidate that is true: {largest:.1e}.")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -142,7 +159,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/soft-nbody.jsonl"))
     args = parser.parse_args()
     if args.command == "report":
-        print(table(read(args.output)))
+        rows = read(args.output)
+        compared = [row for row in rows if row["method"] != "Evidence, told"]
+        print(comparison(compared, list(METHODS), "Evidence", 1e3), costs(rows), breaks(rows), sep="\n\n")
         return
     torch.set_num_threads(1)
     quieten()
