@@ -17,7 +17,7 @@ class Known(NamedTuple):
     """What is known at the input time, in units of the network's length."""
 
     pos: Tensor  # [N, 3]
-    scalars: Tensor  # [N, n_scalars]
+    scalars: Tensor  # [N, n_scalars], those of the data first
     vectors: Tensor  # [N, n_vectors, 3], the velocity first
     edge_attr: Tensor | None  # [E, edge_dim]; None for edge_dim = 0
 
@@ -26,19 +26,22 @@ class ForecastIO(nn.Module):
     r"""Input and output that forecasting networks share; it has no weights.
 
     Read are positions :math:`x / \ell`, scalars z of each node (charge, or ``data.x``), and vectors: the velocity
-    :math:`v / \ell` and the steps :math:`(x_{p+1} - x_p) / \ell` between past frames. A displacement u of the network
-    becomes the forecast :math:`x + \ell\,u`.
+    :math:`v / \ell` and the steps :math:`s_p = (x_{p+1} - x_p) / \ell` between past frames. How much these change,
+    :math:`|s_{p+1} - s_p|`, are further scalars: they tell a rough track from a smooth one, which the lengths of steps
+    do not. A displacement u of the network becomes the forecast :math:`x + \ell\,u`.
 
     Args:
         node_dim: columns of ``data.x``, invariant node features; None takes ``data.charge`` [N, 1] in its place.
         edge_dim: columns of ``data.edge_attr``, which is not read if it is 0.
-        history: number of frames of ``data.history`` [N, P, 3], whose P - 1 steps are read; 0 reads none.
+        history: number of frames of ``data.history`` [N, P, 3], whose P - 1 steps and P - 2 changes of them are read;
+            0 reads none.
         n_frames: number F of target frames.
         length: :math:`\ell`, the length that is 1 inside the network.
         velocity: whether ``data.vel`` is read.
 
     Attributes:
-        n_scalars, n_vectors: how many there are.
+        node_width: how many scalars of the data there are.
+        n_scalars, n_vectors: how many there are in all.
 
     Shapes: ``data.pos [N, 3]``, ``vel [N, 3]``, ``charge [N, 1]`` or ``x [N, node_dim]``, ``history [N, P, 3]``,
     ``edge_index [2, E]``, ``edge_attr [E, edge_dim]``; returns :class:`Known`.
@@ -75,7 +78,8 @@ class ForecastIO(nn.Module):
             raise ValueError(f"history must be >= 0, n_frames >= 1 and length positive, got {sizes}")
         self.node_dim, self.edge_dim, self.velocity = node_dim, edge_dim, velocity
         self.history, self.n_frames, self.length = history, n_frames, length
-        self.n_scalars = 1 if node_dim is None else node_dim
+        self.node_width = 1 if node_dim is None else node_dim
+        self.n_scalars = self.node_width + max(history - 2, 0)
         self.n_vectors = int(velocity) + max(history - 1, 0)
 
     def forward(self, data: Data) -> Known:
@@ -87,12 +91,14 @@ class ForecastIO(nn.Module):
         check_graph(pos, data.edge_index, edge_attr, self.edge_dim, vel=vel)
         check_values(pos, data.edge_index)
         vectors = [pos.new_zeros(len(pos), 0, 3)] if vel is None else [vel.unsqueeze(1)]
+        scalars = [pos.new_zeros(len(pos), 0)]
+        if self.node_width:
+            scalars = [self._checked(data, "charge" if self.node_dim is None else "x", (self.node_width,))]
         if self.history > 1:
-            vectors.append(self._checked(data, "history", (self.history, 3)).diff(dim=1))
-        scalars = pos.new_zeros(len(pos), 0)
-        if self.n_scalars:
-            scalars = self._checked(data, "charge" if self.node_dim is None else "x", (self.n_scalars,))
-        return Known(pos / self.length, scalars, torch.cat(vectors, 1) / self.length, edge_attr)
+            steps = self._checked(data, "history", (self.history, 3)).diff(dim=1)
+            vectors.append(steps)
+            scalars.append(torch.linalg.vector_norm(steps.diff(dim=1), dim=2) / self.length)
+        return Known(pos / self.length, torch.cat(scalars, 1), torch.cat(vectors, 1) / self.length, edge_attr)
 
     def forecast(self, pos: Tensor, moved: Tensor) -> Tensor:
         """Positions [N, 3], or [N, F, 3] for more than one frame, of nodes at ``pos`` moved by ``moved`` [N, F, 3]."""

@@ -49,7 +49,8 @@ def frame_by_frame(model, data):
     frames = range(model.io.n_frames)
     steps = data.history.diff(dim=1)
     norms = torch.cat([data.vel.norm(dim=1, keepdim=True), steps.norm(dim=2)], 1)
-    h = model.embedding(torch.cat([norms, data.x], 1)) + model.time(model.frames).unsqueeze(1)  # [F, N, H]
+    changes = steps.diff(dim=1).norm(dim=2)
+    h = model.embedding(torch.cat([norms, data.x, changes], 1)) + model.time(model.frames).unsqueeze(1)  # [F, N, H]
     x = data.pos.expand(len(frames), -1, -1)
     rest = torch.cat([data.vel.unsqueeze(2), steps.mT], 2).expand(len(frames), -1, -1, -1)
     sender, receiver = data.edge_index

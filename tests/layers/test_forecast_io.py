@@ -44,7 +44,9 @@ def test_reads_in_units_of_length():
     data = motion()
     known = ForecastIO(node_dim=2, history=4, length=2.0)(data)
     assert torch.equal(known.pos, data.pos / 2)
-    assert torch.equal(known.scalars, data.x)
+    assert torch.equal(known.scalars[:, :2], data.x)
+    change = data.history[:, 3] - 2 * data.history[:, 2] + data.history[:, 1]
+    torch.testing.assert_close(known.scalars[:, 3], change.norm(dim=1) / 2)
     assert torch.equal(known.vectors[:, 0], data.vel / 2)
     assert torch.equal(known.vectors[:, 3], (data.history[:, 3] - data.history[:, 2]) / 2)
     assert torch.equal(known.edge_attr, data.edge_attr)
@@ -56,8 +58,8 @@ def test_reads_in_units_of_length():
         ({}, 1, 1),
         ({"node_dim": 0}, 0, 1),
         ({"node_dim": 2, "history": 1}, 2, 1),
-        ({"history": 4}, 1, 4),
-        ({"history": 4, "velocity": False}, 1, 3),
+        ({"history": 4}, 3, 4),
+        ({"history": 4, "velocity": False}, 3, 3),
         ({"velocity": False}, 1, 0),
     ],
 )

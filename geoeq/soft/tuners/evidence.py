@@ -16,7 +16,7 @@ SIGMAS = 4.0
 EARLY = 500.0
 # shares of the largest gain: below MINOR a break is not worth giving up a symmetry, above RIVAL it may explain the same
 MINOR, RIVAL = 0.01, 0.1
-GROWTH = 16  # noted gradients by which the window grows by one
+GROWTH = 8  # noted gradients by which the window grows by one
 FAINT = 0.05  # a level that is not worth keeping on faint evidence
 
 
