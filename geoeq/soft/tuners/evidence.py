@@ -16,7 +16,6 @@ SIGMAS = 4.0
 EARLY = 500.0
 # shares of the largest gain: below MINOR a break is not worth giving up a symmetry, above RIVAL it may explain the same
 MINOR, RIVAL = 0.01, 0.1
-GROWTH = 8  # noted gradients by which the window grows by one
 FAINT = 0.05  # a level that is not worth keeping on faint evidence
 
 
@@ -60,7 +59,7 @@ class Evidence(Tuner):
     Args:
         margin: how far the pull must exceed its noise before a symmetry is given up, > 1; its root keeps it given up.
         patience: share of the training in which weak evidence is not acted on and weights go one by one; 0 for none.
-        window: number of noted gradients over which the moments run; half as many at first, when weights move fast.
+        window: number of noted gradients over which the moments run.
         every: gradients are noted on every such step.
         rate: share of the way that the logarithm of a strength moves at each tuning.
         maximum: the strength that stands for infinity; from half of it on the proximal step projects.
@@ -107,7 +106,6 @@ class Evidence(Tuner):
 
     def _forget(self) -> None:
         self.calls = self.noted = self.batch_size = self.n_targets = 0
-        self.unseen = 1.0  # what the start, 0, still counts for in the moments
 
     def initial(self, bank: WeightBank, names: list[str]) -> Tensor:
         entries = bank.flat().detach()
@@ -122,8 +120,7 @@ class Evidence(Tuner):
         return self.calls % self.every == 0
 
     def observe(self, bank: WeightBank, grads: Tensor, loss: Tensor, batch_size: int, n_targets: int) -> None:
-        share = 1.0 / min(self.window, self.window / 2 + self.noted / GROWTH)
-        self.unseen *= 1.0 - share
+        share = 1.0 / self.window
         self.mean.lerp_(grads, share)
         self.second.mul_(1.0 - share).addcmul_(grads, grads, value=share)
         self.loss.lerp_(loss.to(self.loss), share)
@@ -131,12 +128,10 @@ class Evidence(Tuner):
         self.batch_size, self.n_targets = batch_size, n_targets
 
     def get_extra_state(self) -> Tensor:
-        numbers = [self.calls, self.noted, self.batch_size, self.n_targets, self.unseen]
-        return torch.tensor(numbers, dtype=torch.float64)
+        return torch.tensor([self.calls, self.noted, self.batch_size, self.n_targets])
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.calls, self.noted, self.batch_size, self.n_targets = map(int, state[:4].tolist())
-        self.unseen = float(state[4])
+        self.calls, self.noted, self.batch_size, self.n_targets = state.tolist()
 
     def update(
         self, bank: WeightBank, strengths: Tensor, progress: float, n_samples: int, loss: Loss | None = None
@@ -151,7 +146,7 @@ class Evidence(Tuner):
                 f"batch_size must be less than n_samples={n_samples} for Evidence, got {self.batch_size}: "
                 "the noise of the gradient shows only between batches"
             )
-        if self.noted < self.window / 2:
+        if self.noted < self.window:
             return strengths
         pull = self._pull(bank, n_samples)
         ratio, curvature = self._ratio(bank, pull)
@@ -182,7 +177,7 @@ class Evidence(Tuner):
         return self._ratio(bank, self._pull(bank, n_samples))
 
     def _pull(self, bank: WeightBank, n_samples: int) -> Pull:
-        seen = 1.0 - self.unseen
+        seen = self._seen()
         kappa, independent = self._scales(n_samples)
         mean = self.mean.double() / seen
         spread = (self.second.double() / seen - mean.square()).clamp(min=0.0)
@@ -217,7 +212,11 @@ class Evidence(Tuner):
     def _scales(self, n_samples: int) -> tuple[float, float]:
         r""":math:`\kappa`, and the number of independent samples in a batch: those without replacement share some."""
         independent = self.batch_size / (1.0 - self.batch_size / n_samples)
-        return self.n_targets * (1.0 - self.unseen) / (2.0 * float(self.loss)), independent
+        return self.n_targets * self._seen() / (2.0 * float(self.loss)), independent
+
+    def _seen(self) -> float:
+        """What the gradients count for in the moments, beside the 0 that they started from."""
+        return 1.0 - (1.0 - 1.0 / self.window) ** self.noted
 
     @staticmethod
     def _ratio(bank: WeightBank, pull: Pull) -> tuple[Tensor, Tensor]:
