@@ -71,13 +71,9 @@ class ChannelwiseProduct:
             products = x[block.x].unsqueeze(1) * y[block.y].unsqueeze(0)  # [d1, d2, N, C]
             sums = block.constants @ products.view(block.constants.shape[1], n_rows * n_channels)
             sums = sums.view(len(block.out), n_rows, n_channels)
-            factors = None if block.weights is None or w is None else w.index_select(0, block.weights)
-            if block.span is None:
-                z = z.index_add_(0, block.out, sums if factors is None else sums * factors)
-            elif factors is None:
-                z[block.span].add_(sums)
-            else:
-                z[block.span].addcmul_(sums, factors)
+            if block.weights is not None and w is not None:
+                sums = sums * w.index_select(0, block.weights)
+            z = z.index_add_(0, block.out, sums)
         return z.transpose(0, 1)
 
 
@@ -215,13 +211,12 @@ def _tables(plan: Plan) -> tuple[_Table, ...]:
 
 
 class _Block(NamedTuple):
-    """A table on a device; ``span`` is there where the rows go to components that follow each other."""
+    """A table on a device."""
 
     x: slice
     y: slice
     constants: Tensor
     out: Tensor
-    span: slice | None
     weights: Tensor | None
 
 
@@ -245,14 +240,8 @@ def _blocks(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[list[
             table.y,
             torch.tensor(table.constants, dtype=dtype, device=device),
             torch.tensor(table.out, device=device),
-            _span(table.out),
             indices(table.weights),
         )
         for table in _tables(plan)
     ]
     return scalings, blocks
-
-
-def _span(out: list[int]) -> slice | None:
-    span = slice(out[0], out[0] + len(out))
-    return span if out == list(range(span.start, span.stop)) else None
