@@ -85,8 +85,8 @@ def network(config: Mapping[str, Any], method: str) -> nn.Module:
     return model
 
 
-def run(task: str, method: str, seed: int, roots: Mapping[str, str]) -> dict[str, Any]:
-    """One training; what is returned can be written as JSON."""
+def run(task: str, method: str, seed: int, roots: Mapping[str, str], epochs: int | None) -> dict[str, Any]:
+    """One training, as long as configured if ``epochs`` is None; what is returned can be written as JSON."""
     seed_everything(seed, verbose=False)
     config = configuration(task)
     own = config["model"]
@@ -103,7 +103,7 @@ def run(task: str, method: str, seed: int, roots: Mapping[str, str]) -> dict[str
         loss=own.get("loss", "mse"),
     )
     data = data_of(config, seed, roots, method == "EGNN, height")
-    return fit_and_test(module, data, config["trainer"]["max_epochs"])
+    return fit_and_test(module, data, epochs or config["trainer"]["max_epochs"])
 
 
 def spread(values: Sequence[float]) -> str:
@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--methods", nargs="+", default=["soft", "exact", "free", "EGNN"], choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, help="in place of each task's own number; give it an output of its own")
     parser.add_argument("--nbody", default="data/nbody")
     parser.add_argument("--mocap", default="data/mocap")
     parser.add_argument("--pedestrians", default="data/pedestrians")
@@ -157,7 +158,7 @@ def main() -> None:
     roots = {"nbody": args.nbody, "mocap": args.mocap, "pedestrians": args.pedestrians}
     for task in args.tasks:
         methods = [method for method in args.methods if method in methods_of(task)]
-        sweep(args.output, [task], methods, args.seeds, lambda *job: run(*job, roots))
+        sweep(args.output, [task], methods, args.seeds, lambda *job: run(*job, roots, args.epochs))
 
 
 if __name__ == "__main__":

@@ -80,16 +80,9 @@ class TiedStep(NamedTuple):
     @classmethod
     def of(cls, keep: Tensor, moves: Tensor, counts: list[int]) -> TiedStep:
         """The step with these ``moves`` of weights that have ``counts`` blocks each."""
-        _, of_owner = torch.unique_consecutive(moves.flatten(1), dim=0, return_inverse=True)
-        runs: list[tuple[int, Tensor]] = []
-        before = -1
-        for run, count, move in zip(of_owner.tolist(), counts, moves, strict=True):
-            if run == before:
-                runs[-1] = runs[-1][0] + count, runs[-1][1]
-            else:
-                runs.append((count, move))
-            before = run
-        return cls(keep, moves, runs)
+        different, run = torch.unique_consecutive(moves.flatten(1), dim=0, return_inverse=True)
+        lengths = run.bincount(torch.tensor(counts, device=run.device)).long().tolist()
+        return cls(keep, moves, list(zip(lengths, different.view(-1, *moves.shape[1:]), strict=True)))
 
 
 class TiedEntries(_Constants):
@@ -109,7 +102,6 @@ class TiedEntries(_Constants):
     frame: Tensor
     forbidden: Tensor
     offset: Tensor
-    vectors: Tensor
 
     def __init__(self, frame: Tensor, forbidden: Tensor, offset: Tensor, index: Tensor, owner: Tensor) -> None:
         overlap = frame.T @ frame - torch.eye(frame.shape[1], dtype=frame.dtype)
@@ -120,7 +112,8 @@ class TiedEntries(_Constants):
         column = torch.cat([column, torch.full((allowed.shape[1],), len(patterns) - 1)])
         base = int(column.bincount(minlength=len(patterns)).argmax())
         vectors = torch.cat([frame, allowed], 1)[:, column != base]
-        super().__init__(frame=frame, forbidden=forbidden, offset=offset, vectors=vectors, patterns=patterns)
+        super().__init__(frame=frame, forbidden=forbidden, offset=offset)
+        self._vectors, self._patterns = vectors, patterns
         self.base, self.column = base, column[column != base]
         self.affine = bool(offset.any())
         self.register_buffer("index", index, persistent=False)
@@ -142,7 +135,7 @@ class TiedEntries(_Constants):
             total = values * steps[self.owners].unsqueeze(1)  # [owners, R]
             keep, added = torch.ones_like(total[:, :1]), -total / (1.0 + total)
         else:
-            patterns, vectors = self.masters["patterns"].to(strengths), self.masters["vectors"].to(strengths)
+            patterns, vectors = self._patterns.to(strengths), self._vectors.to(strengths)
             total = (strengths * steps.unsqueeze(1))[self.owners] @ patterns.T  # [owners, P]
             share = total / (1.0 + total)
             own = share[:, self.base : self.base + 1]

@@ -213,7 +213,8 @@ class SoftEquivariance(nn.Module):
         :meth:`penalty`.
         """
         self._need_typed()
-        self._step(self.strengths, lambda fresh: self.step_sizes(optimizer, fresh=fresh))
+        self._step(self.strengths, lambda: self.step_sizes(optimizer), sweep=self.step_sizes.is_due)
+        self.step_sizes.age += 1
 
     @torch.no_grad()
     def observe(self, loss: float | Tensor, batch_size: int, n_targets: int = 1) -> None:
@@ -262,6 +263,7 @@ class SoftEquivariance(nn.Module):
         self._need_typed()
         mean_loss = None if loss is None else lambda: mean_over_processes(loss())
         self.strengths.copy_(self.tuner.update(self.bank, self.strengths, progress, n_samples, mean_loss))
+        self.step_sizes.age = 0
 
     def strengths_of_symmetries(self) -> Tensor:
         """Strength of each symmetry in each weight, its weakest term; infinite where it constrains nothing.

@@ -13,8 +13,6 @@ from geoeq.soft.bank import Shrinkage, WeightBank
 
 __all__ = ["ProximalStep"]
 
-SWEEP = 20  # steps after which what rounding has left is taken off
-
 
 class _Version(NamedTuple):
     """A tensor as it was."""
@@ -73,7 +71,7 @@ class ProximalStep:
         self.bank, self.held = bank, held
         self._known: _Setting | None = None
         self._ready: _Ready | None = None
-        self._projected, self._age = False, 0
+        self._projected = False
 
     def holds(self, strengths: Tensor) -> bool:
         """Whether some term is held by ``strengths [maps, terms]``."""
@@ -88,24 +86,25 @@ class ProximalStep:
         self._projected = True
         return True
 
-    def __call__(self, strengths: Tensor, sizes: Callable[[bool], Tensor]) -> None:
+    def __call__(self, strengths: Tensor, sizes: Callable[[], Tensor], *, sweep: bool) -> None:
         """Make the step with ``strengths [maps, terms]`` on the weights.
 
         Args:
             strengths: of the terms.
-            sizes: finds the step sizes ``[maps]``; told whether they must be those of now.
+            sizes: finds the step sizes ``[maps]``, where they are needed.
+            sweep: whether weights that projected gradients leave where they belong are taken, too, for what rounding
+                has left.
         """
         setting = self._setting(strengths)
-        ready, is_clean = self._ready, self._projected and self._age % SWEEP > 0
+        ready, rests = self._ready, self._projected and not sweep
         self._projected = False
-        self._age += 1
-        if ready is not None and is_clean and not ready.rest.weights:
+        if ready is not None and rests and not ready.rest.weights:
             return
-        found = sizes(ready is None)
+        found = sizes()
         if ready is None or not ready.is_for(found):
-            ready, is_clean = self._prepare(setting, found), False
+            ready, rests = self._prepare(setting, found), False
         self._ready = ready
-        self.bank.prox(ready.rest if is_clean else ready.whole)
+        self.bank.prox(ready.rest if rests else ready.whole)
 
     def _prepare(self, setting: _Setting, sizes: Tensor) -> _Ready:
         whole = self.bank.prepare(setting.hard, sizes)

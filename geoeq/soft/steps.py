@@ -17,11 +17,14 @@ class StepSizes(nn.Module):
     .. math:: \eta = \frac{lr}{\sqrt{\overline{v}} + \epsilon}
 
     with v the optimizer's running square of the gradient, averaged over the weight. For these, step sizes are looked at
-    anew every twentieth call only, for v runs over a thousand steps and hardly moves in twenty; until then the same
+    anew in every twentieth step only, for v runs over a thousand steps and hardly moves in twenty; until then the same
     tensor is returned.
 
     Args:
         parameters: the attached weights.
+
+    Attributes:
+        age: steps since strengths were set.
     """
 
     steps: Tensor
@@ -33,19 +36,19 @@ class StepSizes(nn.Module):
         self.register_buffer("steps", torch.zeros(len(parameters), dtype=torch.float64, device=device))
         self.age = 0
 
-    def forward(self, optimizer: Optimizer, *, fresh: bool = False) -> Tensor:
-        """Step sizes ``[maps]``, float64.
+    @property
+    def is_due(self) -> bool:
+        """Whether step sizes are looked at anew in this step."""
+        return self.age % REFRESH == 0
 
-        Args:
-            optimizer: what steps are made with.
-            fresh: whether they are looked at anew in any case.
+    def forward(self, optimizer: Optimizer) -> Tensor:
+        """Step sizes ``[maps]``, float64.
 
         Raises:
             ValueError: if ``optimizer`` does not hold every attached weight.
         """
         adaptive = "exp_avg_sq" in optimizer.state.get(self.parameters_[0], {})
-        if adaptive and self.age % REFRESH and not fresh:
-            self.age += 1
+        if adaptive and not self.is_due:
             return self.steps
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         own = [groups[id(p)] for p in self.parameters_ if id(p) in groups]
@@ -59,7 +62,6 @@ class StepSizes(nn.Module):
         sizes = self._root_mean_square(optimizer, [group["betas"][1] for group in own])
         rates, least = (self._per_weight([group[key] for group in own]) for key in ("lr", "eps"))
         self.steps = rates / (sizes + least)
-        self.age += 1
         return self.steps
 
     def _per_weight(self, numbers: list[float]) -> Tensor:

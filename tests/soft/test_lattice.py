@@ -109,4 +109,6 @@ def test_state_of_step_sizes_resumes():
     again = SoftEquivariance({"rotation": SO(3)}, Fixed(1.0))
     again.attach(layer)
     again.load_state_dict(soft.state_dict())
+    assert again.step_sizes.age == soft.step_sizes.age == 3
     assert torch.equal(again.step_sizes(optimizer), soft.step_sizes(optimizer))
+    assert (again.step_sizes(optimizer) > 0).all()
