@@ -12,7 +12,7 @@ from geoeq.layers.checks import check_graph, check_values
 from geoeq.layers.radial import RadialBasis, polynomial_cutoff
 from geoeq.ops.gather_mul_scatter import gather_mul_scatter
 from geoeq.ops.neighbours import Neighbours
-from geoeq.ops.sphere import quadrature, spherical_harmonics, zonal_polynomials
+from geoeq.ops.sphere import spherical_harmonics, whole_quadrature, zonal_polynomials
 from geoeq.reps import Irreps
 
 __all__ = ["GauntConv", "degree_irreps"]
@@ -196,8 +196,7 @@ def _grid(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, 
 @torch.no_grad()
 def _grid_tables(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Points [G, 3] of a quadrature of degree 3L, and the maps to values [G, K] and back [K, G]."""
-    half, weights = quadrature(3 * lmax)  # one of each pair of opposite points
-    points = torch.cat([half, -half])
+    points, weights = whole_quadrature(3 * lmax)
     harmonics = spherical_harmonics(lmax, points, "component")
-    average = torch.cat([weights, weights])[:, None] / (2 * weights.sum())
+    average = weights[:, None] / weights.sum()
     return tuple(table.to(device, dtype) for table in (points, harmonics, (average * harmonics).T))  # type: ignore

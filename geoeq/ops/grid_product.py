@@ -180,7 +180,9 @@ def _chunks(
     rows, _, channels = like.shape
     if not like.numel():
         return
-    numbers = (len(transforms) + 1) * sum(len(table) for table in transforms[0].tables) * channels
+    tables = transforms[0].tables
+    buffers = len(transforms) - 1 if consume and len(tables) == 1 else len(transforms) + 1
+    numbers = buffers * sum(len(table) for table in tables) * channels
     row_bytes = numbers * like.element_size()
     n_chunks = min(rows, -(-rows * row_bytes // CHUNK_BYTES["cpu" if like.device.type == "cpu" else "cuda"]))
     step = -(-rows // n_chunks)

@@ -11,7 +11,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["POLYHEDRA", "antipode", "directions", "quadrature", "spherical_harmonics", "zonal_polynomials"]
+__all__ = [
+    "POLYHEDRA",
+    "antipode",
+    "directions",
+    "quadrature",
+    "spherical_harmonics",
+    "whole_quadrature",
+    "zonal_polynomials",
+]
 
 POLYHEDRA = {"octahedron": 6, "cube": 8, "icosahedron": 12, "dodecahedron": 20}  # number of vertices
 LEBEDEV_DEGREES = (*range(3, 32, 2), *range(35, 132, 6))
@@ -168,6 +176,59 @@ def quadrature(degree: int) -> tuple[Tensor, Tensor]:
     z, y, x = (torch.where(c.abs() < 1e-12, 0.0, c) for c in (points[:, 2], points[:, 1], points[:, 0]))
     upper = (z > 0) | ((z == 0) & ((y > 0) | ((y == 0) & (x > 0))))
     return points[upper], 2 * weights[upper]
+
+
+def whole_quadrature(degree: int) -> tuple[Tensor, Tensor]:
+    r"""A quadrature rule on the whole sphere, of few points.
+
+    .. math:: \int_{S^2} f \, d\Omega = \textstyle\sum_g w_g\, f(r_g)
+
+    exact for polynomials up to ``degree``: the vertices of an icosahedron for degree 4 and 5, 18 points that are not
+    symmetric under inversion for degree 6 (Lebedev's rules have 14 and 26), else both halves of :func:`quadrature`.
+
+    Args:
+        degree: highest degree that is integrated exactly.
+
+    Returns:
+        points r [G, 3] and weights w [G], float64; the weights sum to 4 pi.
+
+    Raises:
+        ValueError: ``degree`` is negative.
+
+    >>> points, weights = whole_quadrature(6)
+    >>> points.shape, round(weights.sum().item() / math.pi, 12)
+    (torch.Size([18, 3]), 4.0)
+    """
+    if degree in (4, 5):
+        points = directions("icosahedron")
+        return points, torch.full((len(points),), 4 * math.pi / len(points), dtype=torch.float64)
+    if degree == 6:
+        return _eighteen_points()
+    half, weights = quadrature(degree)
+    return torch.cat([half, -half]), torch.cat([weights, weights]) / 2
+
+
+def _eighteen_points() -> tuple[Tensor, Tensor]:
+    r"""Poles, and squares at heights :math:`\pm a` and :math:`\mp b`, turned by :math:`\pm\pi/8`.
+
+    Eighths of a turn leave harmonics of order 0 and :math:`\sin 4\phi` alone, and of the latter the one of degree 5,
+    :math:`z (1 - z^2)^2`, to which a and b contribute with opposite signs. With weights 2/45 at the poles the even
+    moments of the heights up to 6 make a Gauss rule of two nodes in :math:`z^2`, and that of degree 5 vanishes, too.
+    """
+    root = math.sqrt(30.0)
+    squares = torch.tensor([13 - 2 * root, 13 + 2 * root], dtype=torch.float64) / 49
+    moments = torch.tensor([41, 11], dtype=torch.float64) / 360
+    first, second = torch.linalg.solve(torch.stack([torch.ones_like(squares), squares]), moments).tolist()
+    points, weights = [torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]], dtype=torch.float64)], [2 / 45] * 2
+    eighths = torch.arange(4, dtype=torch.float64) * (math.pi / 2)
+    a, b = squares.sqrt().tolist()
+    for height, weight in ((a, first), (-b, second)):
+        for sign in (1, -1):
+            angle, radius = eighths + sign * math.pi / 8, math.sqrt(1 - height**2)
+            z = torch.full_like(angle, sign * height)
+            points.append(torch.stack([radius * angle.cos(), radius * angle.sin(), z], 1))
+            weights += [weight] * 4
+    return torch.cat(points), 4 * math.pi * torch.tensor(weights, dtype=torch.float64)
 
 
 def _lebedev(order: int) -> tuple[Tensor, Tensor]:

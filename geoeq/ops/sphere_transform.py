@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from geoeq.ops.sphere import quadrature, spherical_harmonics
+from geoeq.ops.sphere import quadrature, spherical_harmonics, whole_quadrature
 
 __all__ = ["Transform", "Values", "bracket_transforms", "evaluate", "multiply", "product_transforms", "project"]
 
@@ -60,13 +60,12 @@ def product_transforms(
     lmaxs: tuple[int, ...], lmax_out: int, normalization: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[Transform, ...]:
     """Transforms of the product of functions: the output's first (weights inside), then one for each factor."""
-    points, weights = quadrature(sum(lmaxs) + lmax_out)
+    points, weights, halved = _grid(sum(lmaxs) + lmax_out)
     harmonics = spherical_harmonics(max(*lmaxs, lmax_out), points, normalization)
     tables = [_scaled(weights, normalization) * harmonics, *[harmonics] * len(lmaxs)]
-    halved = len(points) > LARGEST_WHOLE_GRID
     return tuple(
-        _transform(table[:, : (lmax + 1) ** 2], halved, dtype, device, scale=1.0 if i else 0.5)
-        for i, (table, lmax) in enumerate(zip(tables, (lmax_out, *lmaxs)))
+        _transform(table[:, : (lmax + 1) ** 2], halved, dtype, device)
+        for table, lmax in zip(tables, (lmax_out, *lmaxs))
     )
 
 
@@ -82,7 +81,7 @@ def bracket_transforms(
     product on two copies of the grid, one for each term. The bracket is odd where the product is even, so the grades
     of the first factor are exchanged.
     """
-    points, weights = quadrature(sum(lmaxs) + lmax_out)
+    points, weights, halved = _grid(sum(lmaxs) + lmax_out)
     axis = torch.eye(3, dtype=points.dtype, device=points.device)[points.abs().argmin(1)]
     first = torch.linalg.cross(axis, points)
     first = first / first.norm(dim=1, keepdim=True)
@@ -95,12 +94,19 @@ def bracket_transforms(
     x_table = torch.cat([slope(lmax_x, first), slope(lmax_x, second)])
     y_table = torch.cat([slope(lmax_y, second), -slope(lmax_y, first)])
     out_table = _scaled(weights, normalization) * spherical_harmonics(lmax_out, points, normalization)
-    halved = len(points) > LARGEST_WHOLE_GRID
     return (
-        _transform(out_table.repeat(2, 1), halved, dtype, device, scale=0.5),
+        _transform(out_table.repeat(2, 1), halved, dtype, device),
         _transform(x_table, halved, dtype, device, swap=True),
         _transform(y_table, halved, dtype, device),
     )
+
+
+def _grid(degree: int) -> tuple[Tensor, Tensor, bool]:
+    """Points, weights, and whether there is one point of each opposite pair only."""
+    half, weights = quadrature(degree)
+    if len(half) > LARGEST_WHOLE_GRID:
+        return half, weights, True
+    return *whole_quadrature(degree), False
 
 
 def _scaled(weights: Tensor, normalization: str) -> Tensor:
@@ -109,23 +115,13 @@ def _scaled(weights: Tensor, normalization: str) -> Tensor:
 
 
 def _transform(
-    table: Tensor,
-    halved: bool,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    swap: bool = False,
-    scale: float = 1.0,
+    table: Tensor, halved: bool, dtype: torch.dtype, device: torch.device, *, swap: bool = False
 ) -> Transform:
-    """From ``table`` [G, K] at one point of each pair; the grade of a column is the parity of its degree, or not so.
-
-    Opposite values are those with the odd grade's sign changed; ``scale`` shares an output's weights among both.
-    """
+    """From ``table`` [G, K]; the grade of a column is the parity of its degree, or not so to ``swap`` them."""
+    if not halved:
+        return Transform(table.shape[1], None, None, (table.to(device, dtype).contiguous(),))
     degree = torch.arange(table.shape[1], dtype=torch.float64, device=table.device).sqrt().floor().long()
     grade = (degree + swap) % 2
-    if not halved:
-        both = scale * torch.cat([table, table * (1 - 2 * grade)])
-        return Transform(table.shape[1], None, None, (both.to(device, dtype).contiguous(),))
     order = torch.argsort(grade, stable=True)
     even, odd = (table[:, grade == g].to(device, dtype).contiguous() for g in (0, 1))
     return Transform(table.shape[1], order.to(device), order.argsort().to(device), (even, odd))

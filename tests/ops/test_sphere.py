@@ -7,7 +7,7 @@ import torch
 from e3nn import o3
 
 from geoeq.groups import SO
-from geoeq.ops.sphere import POLYHEDRA, antipode, directions, quadrature, spherical_harmonics
+from geoeq.ops.sphere import POLYHEDRA, antipode, directions, quadrature, spherical_harmonics, whole_quadrature
 
 EYE = torch.eye(3, dtype=torch.float64)
 # Smallest angle between two vertices of each polyhedron.
@@ -108,6 +108,25 @@ def test_quadrature_is_exact(degree):
         assert abs((shared * both[:, 0] ** 3).sum().item()) < 1e-14
 
 
+@pytest.mark.parametrize(
+    ("degree", "count"), [(0, 6), (3, 6), (4, 12), (5, 12), (6, 18), (7, 26), (9, 38), (12, 74), (132, None)]
+)
+def test_whole_quadrature_is_exact(degree, count):
+    points, weights = whole_quadrature(degree)
+    if count is not None:
+        assert len(points) == count
+    assert (weights > 0).all() or degree == 12  # Lebedev's rule of degree 13 holds negative weights
+    torch.testing.assert_close(points.norm(dim=1), torch.ones(len(points), dtype=torch.float64), atol=1e-14, rtol=0)
+    means = (weights[:, None] * spherical_harmonics(min(degree, 40), points, "component")).sum(0) / (4 * math.pi)
+    means[0] -= 1
+    assert means.abs().max() < 1e-13
+
+
+def test_eighteen_points_are_not_exact_for_the_next_degree():
+    points, weights = whole_quadrature(6)
+    assert ((weights[:, None] * spherical_harmonics(7, points)).sum(0)[49:].abs() > 1e-3).any()
+
+
 def test_the_next_degree_is_not_exact():
     points, weights = quadrature(7)
     y = spherical_harmonics(8, points)
@@ -145,6 +164,7 @@ def test_harmonics_turn_with_wigner_matrices():
     ("call", "message"),
     [
         (lambda: quadrature(-1), "degree must be at least 0, got -1"),
+        (lambda: whole_quadrature(-1), "degree must be at least 0, got -1"),
         (lambda: spherical_harmonics(-1, torch.zeros(1, 3)), "lmax must be at least 0, got -1"),
         (lambda: spherical_harmonics(1, torch.zeros(3, 2)), r"points must be \[\.\.\., 3\], got \[3, 2\]"),
         (lambda: spherical_harmonics(1, torch.zeros(3), "norm"), "normalization must be 'integral' or 'component'"),
