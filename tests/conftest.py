@@ -14,9 +14,11 @@ hypothesis.settings.register_profile("geoeq", deadline=None, max_examples=20, de
 hypothesis.settings.load_profile("geoeq")
 
 
+if not torch.cuda.is_available():  # before anything imports triton, the conftest of a folder among it
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
 def pytest_configure() -> None:
-    if not torch.cuda.is_available():  # before anything imports triton
-        os.environ.setdefault("TRITON_INTERPRET", "1")
     torch.set_num_threads(1)  # as fast for sizes like these, and no stalls beside other work
 
 
