@@ -2,8 +2,8 @@ r"""The channelwise Clebsch-Gordan product and its two ways of being computed.
 
 .. math:: z_{k} = \sum_p w_p \sum_{ij} c^p_{ijk}\, x_i\, y_j \qquad\text{in every row and channel.}
 
-Without a compiler every torch operation is a pass over memory, so the product is one small matrix product for each
-pair of entries, and entries of degree 0 only scale. Inside ``torch.compile`` it is unrolled, with a backward pass that
+Without a compiler every torch operation is a pass over memory, so each pair of entries is one small matrix product in
+each row, and entries of degree 0 only scale. Inside ``torch.compile`` it is unrolled, with a backward pass that
 is unrolled too.
 """
 
@@ -52,29 +52,31 @@ class ChannelwiseProduct:
         return _Unrolled.apply(x, y, w, self.plan) if torch.is_grad_enabled() else _forward_code(self.plan)(x, y, w)
 
     def blocks(self, x: Tensor, y: Tensor, w: Tensor | None, *, traced: bool = False) -> Tensor:
-        """One matrix product for each pair of entries, over all rows and channels at once; scalars multiply."""
+        """One small matrix product for each pair of entries and each row; scalars multiply."""
         n_rows, _, n_channels = x.shape
-        x = x.transpose(0, 1).contiguous()  # [K1, N, C]
-        y = y.transpose(0, 1).contiguous()
-        if w is not None:
-            w = w.unsqueeze(1) if w.dim() == 2 else w.transpose(0, 1).contiguous()  # [P, 1 or N, C]
-        z = x.new_zeros(starts(self.plan.out)[-1], n_rows, n_channels)
+        if w is not None and w.dim() == 2:
+            w = w.unsqueeze(0)  # [1 or N, P, C]
+        z = x.new_zeros(n_rows, starts(self.plan.out)[-1], n_channels)
         make = _blocks.__wrapped__ if traced else _blocks  # a tracer's tensors must not be kept
         scalings, blocks = make(self.plan, x.dtype, x.device)
         for scaling in scalings:
             scalar, rows = (x, y) if scaling.by_x else (y, x)
             factors = scaling.factors
             if scaling.weights is not None and w is not None:
-                factors = factors * w.index_select(0, scaling.weights)
-            z[scaling.out].addcmul_(rows[scaling.rows] * factors, scalar[scaling.scalar])
+                factors = factors * w.index_select(1, scaling.weights)
+            _part(z, scaling.out).addcmul_(_part(rows, scaling.rows) * factors, _part(scalar, scaling.scalar))
         for block in blocks:
-            products = x[block.x].unsqueeze(1) * y[block.y].unsqueeze(0)  # [d1, d2, N, C]
-            sums = block.constants @ products.view(block.constants.shape[1], n_rows * n_channels)
-            sums = sums.view(len(block.out), n_rows, n_channels)
+            products = _part(x, block.x).unsqueeze(2) * _part(y, block.y).unsqueeze(1)  # [N, d1, d2, C]
+            sums = torch.bmm(block.constants.expand(n_rows, -1, -1), products.flatten(1, 2))
             if block.weights is not None and w is not None:
-                sums = sums * w.index_select(0, block.weights)
-            z = z.index_add_(0, block.out, sums)
-        return z.transpose(0, 1)
+                sums = sums * w.index_select(1, block.weights)
+            z = z.index_add_(1, block.out, sums)
+        return z
+
+
+def _part(x: Tensor, components: slice) -> Tensor:
+    """Some components of ``x [N, K, C]``; where it is all of them, without a view that costs a copy backward."""
+    return x if components == slice(0, x.shape[1]) else x[:, components]
 
 
 class _Unrolled(torch.autograd.Function):
@@ -112,15 +114,15 @@ class _Scaling(NamedTuple):
 
     Attributes:
         by_x: whether the scalar is of x and the entries of y, or the other way round.
-        scalar: its component.
+        scalar: its component, as a slice.
         rows: components of the entries.
         out: components of the output that they go to.
-        factors: [M], and [M, 1, 1] on a device.
+        factors: [M], and [M, 1] on a device.
         weights: [M], weight of each component.
     """
 
     by_x: bool
-    scalar: int
+    scalar: slice
     rows: slice
     out: slice
     factors: Any
@@ -148,7 +150,7 @@ def _scalings(plan: Plan) -> tuple[_Scaling, ...]:
         symbol = c.factor * float(wigner_3j(plan.x[c.x], plan.y[c.y], plan.out[c.out]).flatten()[0])
         new = _Scaling(
             by_x,
-            scalar,
+            slice(scalar, scalar + 1),
             slice(first, first + size),
             slice(out, out + size),
             [symbol] * size,
@@ -229,7 +231,7 @@ def _blocks(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[list[
 
     scalings = [
         scaling._replace(
-            factors=torch.tensor(scaling.factors, dtype=dtype, device=device).view(-1, 1, 1),
+            factors=torch.tensor(scaling.factors, dtype=dtype, device=device).view(-1, 1),
             weights=indices(scaling.weights),
         )
         for scaling in _scalings(plan)
