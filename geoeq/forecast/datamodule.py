@@ -16,7 +16,7 @@ from geoeq.datasets.nbody import NBody, simulate
 from geoeq.forecast.conservation import nbody_drifts
 from geoeq.forecast.errors import as_path
 
-__all__ = ["EpochBatches", "GraphData", "Graphs", "NBodyData"]
+__all__ = ["EpochBatches", "GraphData", "Graphs", "NBodyData", "share_of_frames"]
 
 
 class Graphs(Protocol):
@@ -123,6 +123,13 @@ class GraphData(LightningDataModule):
                 raise FileNotFoundError(f"{error}; {self.source}" if self.source else str(error)) from error
         return self._splits[name]
 
+    def independent(self) -> float:
+        """Share of the training graphs that tell something of their own, in (0, 1].
+
+        Windows of one recording share frames; :func:`share_of_frames` counts them.
+        """
+        return 1.0
+
     def fetch(self, name: str, index: Tensor) -> Batch:
         """Batch of the graphs ``index`` [B] of a split, with all that networks are given."""
         return self.prepare(self.split(name).fetch(index))
@@ -176,6 +183,23 @@ def paths_of(batch: Batch) -> list[Tensor]:
     """Positions of each graph at the input and at all targets, ``[T, nodes, 3]``."""
     path = torch.cat([batch.pos.unsqueeze(1), as_path(batch.y)], 1)
     return list(path.transpose(0, 1).split(batch.ptr.diff().tolist(), dim=1))
+
+
+def share_of_frames(recording: Tensor, start: Tensor, length: int) -> float:
+    """Frames that windows cover, over those that they hold.
+
+    Args:
+        recording: [W], which recording each window is cut from.
+        start: [W], its first frame.
+        length: number of its frames.
+
+    >>> share_of_frames(torch.tensor([0, 0, 1]), torch.tensor([0, 2, 0]), 4)
+    0.8333333333333334
+    """
+    frames = start.unsqueeze(1) + torch.arange(length, device=start.device)  # [W, length]
+    owner = recording.unsqueeze(1).expand_as(frames)
+    covered = torch.stack([owner, frames], 2).reshape(-1, 2).unique(dim=0)
+    return len(covered) / frames.numel()
 
 
 def with_field(batch: Batch, name: str, value: Tensor) -> Batch:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geoeq.datasets import MotionCapture
-from geoeq.forecast.datamodule import GraphData, paths_of
+from geoeq.forecast.datamodule import GraphData, paths_of, share_of_frames
 
 __all__ = ["MotionCaptureData"]
 
@@ -49,6 +49,12 @@ class MotionCaptureData(GraphData):
 
     def open(self, name: str) -> MotionCapture:
         return MotionCapture(self.root, split=name, **self.mocap)
+
+    def independent(self) -> float:
+        graphs = self.split("train")
+        assert isinstance(graphs, MotionCapture)
+        windows = graphs.fetch(torch.arange(len(graphs)))
+        return share_of_frames(windows.trial.flatten(), windows.start.flatten(), graphs.future[-1] + 1)
 
     def true_paths(self, n: int) -> list[Tensor]:
         """As the base class's, with all frames in between if they can still be read."""

@@ -168,6 +168,9 @@ class ForecastModule(LightningModule):
             self.soft.tune(self.progress(), len(graphs), self._last_loss)
 
     def on_train_start(self) -> None:
+        tuner = None if self.soft is None else self.soft.tuner
+        if isinstance(tuner, Evidence) and tuner.independent is None:
+            tuner.independent = self.trainer.datamodule.independent()  # type: ignore[attr-defined]
         # A resumed training has no sanity check, and levels may be asked for before its first validation.
         if not hasattr(self, "audit_batch"):
             batch = next(iter(self.trainer.datamodule.val_dataloader()))  # type: ignore[attr-defined]

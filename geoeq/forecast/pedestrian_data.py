@@ -10,7 +10,7 @@ from torch_geometric.data import Batch
 
 from geoeq.datasets import Pedestrians
 from geoeq.datasets.pedestrians.tracks import TIME_STEP
-from geoeq.forecast.datamodule import GraphData
+from geoeq.forecast.datamodule import GraphData, share_of_frames
 
 __all__ = ["PedestrianData"]
 
@@ -65,6 +65,16 @@ class PedestrianData(GraphData):
         batch.pos = batch.history[:, -1]
         batch.vel = (batch.history[:, -1] - batch.history[:, -2]) / TIME_STEP
         return batch
+
+    def independent(self) -> float:
+        graphs = self.split("train")
+        assert isinstance(graphs, Pedestrians)
+        windows = graphs.fetch(torch.arange(len(graphs)))
+        recording, start = windows.recording.flatten(), windows.start.flatten()
+        for own in (recording == number for number in recording.unique()):  # frames are numbered in steps of their own
+            steps = start[own].unique().diff()
+            start[own] = start[own] // (int(steps.min()) // graphs.stride if len(steps) else 1)
+        return share_of_frames(recording, start, graphs.past + graphs.steps[-1])
 
     def horizon(self) -> float:
         graphs = self.split("test")

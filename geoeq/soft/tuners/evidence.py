@@ -64,6 +64,9 @@ class Evidence(Tuner):
         rate: share of the way that the logarithm of a strength moves at each tuning.
         maximum: the strength that stands for infinity; from half of it on the proximal step projects.
         floor: the least strength.
+        independent: share of the samples that tell something of their own, for example 0.1 where the windows of a
+            recording overlap tenfold: as many samples as N counts. None: 1, until a training that knows its data
+            says otherwise.
 
     Raises:
         ValueError: from ``tune``, if no gradient was shown or a batch holds all samples, so that no noise shows.
@@ -86,6 +89,7 @@ class Evidence(Tuner):
         rate: float = 0.7,
         maximum: float = 1e3,
         floor: float = 1e-8,
+        independent: float | None = None,
     ) -> None:
         super().__init__()
         if not margin > 1:
@@ -98,6 +102,9 @@ class Evidence(Tuner):
             raise ValueError(f"every must be at least 1, got {every}")
         if not 0 <= patience <= 1:
             raise ValueError(f"patience must lie in [0, 1], got {patience}")
+        if independent is not None and not 0 < independent <= 1:
+            raise ValueError(f"independent must lie in (0, 1], got {independent}")
+        self.independent = independent
         self.margin, self.patience, self.window, self.every = margin, patience, window, every
         self.rate, self.maximum, self.floor = rate, maximum, floor
         # a finite strength leaves a leak, which a network can learn to amplify
@@ -178,13 +185,14 @@ class Evidence(Tuner):
 
     def _pull(self, bank: WeightBank, n_samples: int) -> Pull:
         seen = self._seen()
-        kappa, independent = self._scales(n_samples)
+        kappa, drawn = self._scales(n_samples)
+        counted = self._counted(n_samples)
         mean = self.mean.double() / seen
         spread = (self.second.double() / seen - mean.square()).clamp(min=0.0)
         least = torch.finfo(torch.float32).tiny
-        curvature = bank.variances(kappa * independent * spread).combined(lambda h: h.clamp(min=least))
+        curvature = bank.variances(kappa * drawn * spread).combined(lambda h: h.clamp(min=least))
         pulls = bank.coordinates(bank.flat().detach().double()).combined(
-            lambda w, g, h: n_samples * kappa * (h * w - g).square(), bank.coordinates(mean, centred=False), curvature
+            lambda w, g, h: counted * kappa * (h * w - g).square(), bank.coordinates(mean, centred=False), curvature
         )
         return Pull(pulls, curvature)
 
@@ -199,7 +207,7 @@ class Evidence(Tuner):
             keeps = bank.levels(bank.flat().detach()) > FAINT
             return torch.where(doubtful & keeps, self.margin, ratio)
         found, present = ratio.clone(), loss()
-        scale = 2.0 * n_samples * self._scales(n_samples)[0] / bank.codim.clamp(min=1.0)
+        scale = 2.0 * self._counted(n_samples) * self._scales(n_samples)[0] / bank.codim.clamp(min=1.0)
         for weight, term in doubtful.nonzero().tolist():
             with bank.without(weight, term):
                 found[weight, term] = scale[weight, term] * (loss() - present)
@@ -211,8 +219,12 @@ class Evidence(Tuner):
 
     def _scales(self, n_samples: int) -> tuple[float, float]:
         r""":math:`\kappa`, and the number of independent samples in a batch: those without replacement share some."""
-        independent = self.batch_size / (1.0 - self.batch_size / n_samples)
-        return self.n_targets * self._seen() / (2.0 * float(self.loss)), independent
+        drawn = self.batch_size / (1.0 - self.batch_size / n_samples)
+        return self.n_targets * self._seen() / (2.0 * float(self.loss)), drawn
+
+    def _counted(self, n_samples: int) -> float:
+        """N: how many independent samples tell as much as these."""
+        return n_samples * (self.independent or 1.0)
 
     def _seen(self) -> float:
         """What the gradients count for in the moments, beside the 0 that they started from."""
