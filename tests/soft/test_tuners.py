@@ -224,6 +224,7 @@ def test_one_shot_does_not_divide_by_zero():
         (lambda: Evidence(every=0), "every must be at least 1"),
         (lambda: Evidence(window=1), "window must be at least 2"),
         (lambda: Evidence(rate=0.0), "rate must lie"),
+        (lambda: Evidence(independent=0.0), r"independent must lie in \(0, 1\], got 0.0"),
     ],
 )
 def test_bad_options(tuner, message):

@@ -46,9 +46,9 @@ class Evidence(Tuner):
     a hundredth of what the most telling one gains, :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence (after
     ``patience``: one that is still held). It is called back below the root of ``margin``, unless the loss that
     ``tune`` can evaluate suffers without it (where it can evaluate none: unless its level is above 0.05). An untrained
-    network pulls on whatever correlates with what it has not learned yet, and many weights can explain one break. So
-    in the first part ``patience`` of the training the gain must exceed a bound, 500 nats at the start and falling to 0
-    along a line, and one weight goes per tuning: among rivals, whose gains are within a factor ten, the last in the
+    network pulls on whatever correlates with what it has not learned yet: in the first part ``patience`` of the
+    training the gain must exceed a bound, 500 nats at the start and falling to 0 along a line. Many weights can explain
+    one break: one goes per tuning, among rivals, whose gains are within a factor ten, the last in the
     order of modules, because all that comes before it stays exact. Coordinates of one term differ in curvature, so
     from the strength above the fixed point of the evidence (MacKay) is approached by one step per tuning.
 
@@ -58,7 +58,7 @@ class Evidence(Tuner):
 
     Args:
         margin: how far the pull must exceed its noise before a symmetry is given up, > 1; its root keeps it given up.
-        patience: share of the training in which weak evidence is not acted on and weights go one by one; 0 for none.
+        patience: share of the training in which weak evidence is not acted on; 0 for none.
         window: number of noted gradients over which the moments run.
         every: gradients are noted on every such step.
         rate: share of the way that the logarithm of a strength moves at each tuning.
