@@ -42,7 +42,7 @@ class Evidence(Tuner):
 
     :math:`\rho` compares the pull of the data with its own sampling noise: 1 is what pure noise gives, and on data
     that have the symmetry the pull vanishes in every step of the training, not only at its end. So a weight is let go
-    when ``margin`` times the noise is exceeded (more for a few coordinates, :func:`noise_limit`) and it gains at least
+    when ``margin`` times the noise is exceeded (more for a few coordinates and dependent samples, ``independent``) and it gains at least
     a hundredth of what the most telling one gains, :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence (after
     ``patience``: one that is still held). It is called back below the root of ``margin``, unless the loss that
     ``tune`` can evaluate suffers without it (where it can evaluate none: unless its level is above 0.05). An untrained
@@ -65,8 +65,8 @@ class Evidence(Tuner):
         maximum: the strength that stands for infinity; from half of it on the proximal step projects.
         floor: the least strength.
         independent: share of the samples that tell something of their own, for example 0.1 where the windows of a
-            recording overlap tenfold: as many samples as N counts. None: 1, until a training that knows its data
-            says otherwise.
+            recording overlap tenfold: what pure noise can reach is larger by as much. None: 1, until a training
+            that knows its data says otherwise.
 
     Raises:
         ValueError: from ``tune``, if no gradient was shown or a batch holds all samples, so that no noise shows.
@@ -169,7 +169,8 @@ class Evidence(Tuner):
     def _let_go(self, bank: WeightBank, ratio: Tensor, strengths: Tensor, progress: float) -> Tensor:
         """Which terms are to have a finite strength, ``[maps, terms]``."""
         is_open = (strengths < self.held) & (bank.codim > 0)
-        limit = torch.where(is_open, self._least_open(bank), noise_limit(bank.codim).clamp(min=self.margin))
+        noise = noise_limit(bank.codim) / (self.independent or 1.0)
+        limit = torch.where(is_open, self._least_open(bank), noise.clamp(min=self.margin))
         gain = 0.5 * bank.codim * (ratio - 1.0 - ratio.clamp(min=1.0).log())  # of log evidence, in nats
         gain = torch.where(ratio > limit, gain, 0.0)
         asked = torch.where(is_open, 0.0, gain)
@@ -186,13 +187,12 @@ class Evidence(Tuner):
     def _pull(self, bank: WeightBank, n_samples: int) -> Pull:
         seen = self._seen()
         kappa, drawn = self._scales(n_samples)
-        counted = self._counted(n_samples)
         mean = self.mean.double() / seen
         spread = (self.second.double() / seen - mean.square()).clamp(min=0.0)
         least = torch.finfo(torch.float32).tiny
         curvature = bank.variances(kappa * drawn * spread).combined(lambda h: h.clamp(min=least))
         pulls = bank.coordinates(bank.flat().detach().double()).combined(
-            lambda w, g, h: counted * kappa * (h * w - g).square(), bank.coordinates(mean, centred=False), curvature
+            lambda w, g, h: n_samples * kappa * (h * w - g).square(), bank.coordinates(mean, centred=False), curvature
         )
         return Pull(pulls, curvature)
 
@@ -207,7 +207,7 @@ class Evidence(Tuner):
             keeps = bank.levels(bank.flat().detach()) > FAINT
             return torch.where(doubtful & keeps, self.margin, ratio)
         found, present = ratio.clone(), loss()
-        scale = 2.0 * self._counted(n_samples) * self._scales(n_samples)[0] / bank.codim.clamp(min=1.0)
+        scale = 2.0 * n_samples * self._scales(n_samples)[0] / bank.codim.clamp(min=1.0)
         for weight, term in doubtful.nonzero().tolist():
             with bank.without(weight, term):
                 found[weight, term] = scale[weight, term] * (loss() - present)
@@ -221,10 +221,6 @@ class Evidence(Tuner):
         r""":math:`\kappa`, and the number of independent samples in a batch: those without replacement share some."""
         drawn = self.batch_size / (1.0 - self.batch_size / n_samples)
         return self.n_targets * self._seen() / (2.0 * float(self.loss)), drawn
-
-    def _counted(self, n_samples: int) -> float:
-        """N: how many independent samples tell as much as these."""
-        return n_samples * (self.independent or 1.0)
 
     def _seen(self) -> float:
         """What the gradients count for in the moments, beside the 0 that they started from."""
