@@ -126,6 +126,11 @@ def test_a_push_across_breaks_both_rotations():
     assert levels["translation"] < 0.05
 
 
+def test_a_push_that_samples_share_by_chance_is_not_believed():
+    levels, _ = fit(across, tuner=Evidence(window=60, every=1, independent=1e-6))
+    assert max(levels.values()) < 1e-6
+
+
 def test_absolute_positions_break_translations_alone():
     levels, _ = fit(absolute)
     assert levels["translation"] > 0.3

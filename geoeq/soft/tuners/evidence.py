@@ -42,15 +42,16 @@ class Evidence(Tuner):
 
     :math:`\rho` compares the pull of the data with its own sampling noise: 1 is what pure noise gives, and on data
     that have the symmetry the pull vanishes in every step of the training, not only at its end. So a weight is let go
-    when ``margin`` times the noise is exceeded (more for a few coordinates and dependent samples, ``independent``) and it gains at least
-    a hundredth of what the most telling one gains, :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence (after
-    ``patience``: one that is still held). It is called back below the root of ``margin``, unless the loss that
-    ``tune`` can evaluate suffers without it (where it can evaluate none: unless its level is above 0.05). An untrained
-    network pulls on whatever correlates with what it has not learned yet: in the first part ``patience`` of the
-    training the gain must exceed a bound, 500 nats at the start and falling to 0 along a line. Many weights can explain
-    one break: one goes per tuning, among rivals, whose gains are within a factor ten, the last in the
-    order of modules, because all that comes before it stays exact. Coordinates of one term differ in curvature, so
-    from the strength above the fixed point of the evidence (MacKay) is approached by one step per tuning.
+    when ``margin`` times the noise is exceeded (more for a few coordinates, :func:`noise_limit`, and for samples that
+    are not ``independent``) and it gains at least a hundredth of what the most telling one gains,
+    :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence (after ``patience``: one that is still held). It is
+    called back below the root of ``margin``, unless the loss that ``tune`` can evaluate suffers without it (where it
+    can evaluate none: unless its level is above 0.05). An untrained network pulls on whatever correlates with what it
+    has not learned yet: in the first part ``patience`` of the training the gain must exceed a bound, 500 nats at the
+    start and falling to 0 along a line. Many weights can explain one break: one goes per tuning, among rivals, whose
+    gains are within a factor ten, the last in the order of modules, because all that comes before it stays exact.
+    Coordinates of one term differ in curvature, so from the strength above the fixed point of the evidence (MacKay) is
+    approached by one step per tuning.
 
     Curvature and pull come from running moments of the gradient (the diagonal of the empirical Fisher matrix, with the
     correction for batches that are drawn without replacement). The loss is read as a mean squared error over N samples
