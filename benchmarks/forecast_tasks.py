@@ -39,7 +39,7 @@ INPUTS = ("node_dim", "edge_dim", "history", "n_frames", "length")
 
 TYPED = ("soft", "soft, more candidates", "exact", "free", "one-shot")
 METHODS = (*TYPED, "EGNN", "EGNN, height", "GMN")
-MORE = {"mocap_run": {"rotation": "O(3)", "about gravity": "O2(y)"}}  # candidates that cost more than they are worth
+MORE = {"mocap_run": {"rotation": "O(3)", "about gravity": "O2(y)"}}  # which the recordings break
 
 
 def methods_of(task: str) -> set[str]:
