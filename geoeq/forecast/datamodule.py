@@ -16,7 +16,7 @@ from geoeq.datasets.nbody import NBody, simulate
 from geoeq.forecast.conservation import nbody_drifts
 from geoeq.forecast.errors import as_path
 
-__all__ = ["EpochBatches", "GraphData", "Graphs", "NBodyData", "share_of_frames"]
+__all__ = ["EpochBatches", "GraphData", "Graphs", "NBodyData"]
 
 
 class Graphs(Protocol):
@@ -126,7 +126,7 @@ class GraphData(LightningDataModule):
     def independent(self) -> float:
         """Share of the training graphs that tell something of their own, in (0, 1].
 
-        Windows of one recording share frames; :func:`share_of_frames` counts them.
+        Here 1. Data of windows that overlap count the frames that these cover, see :func:`share_of_frames`.
         """
         return 1.0
 

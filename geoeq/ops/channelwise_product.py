@@ -2,9 +2,9 @@ r"""The channelwise Clebsch-Gordan product and its two ways of being computed.
 
 .. math:: z_{k} = \sum_p w_p \sum_{ij} c^p_{ijk}\, x_i\, y_j \qquad\text{in every row and channel.}
 
-Without a compiler every torch operation is a pass over memory, so each pair of entries is one small matrix product in
-each row, and entries of degree 0 only scale. Inside ``torch.compile`` it is unrolled, with a backward pass that
-is unrolled too.
+Without a compiler every torch operation is a pass over memory, so each pair of entries is one small matrix product, in
+each row or over all rows, and entries of degree 0 only scale. Inside ``torch.compile`` it is unrolled, with a backward
+pass that is unrolled too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from geoeq.ops.tensor_product_code import Coupling, Plan, backward_source, compi
 __all__ = ["UNROLL_LIMIT", "ChannelwiseProduct"]
 
 UNROLL_LIMIT = 2500  # terms: all paths up to degree 4. Compiling more would take too many minutes
+WIDE = 64  # channels: from here on a matrix product in each row beats one over all rows, which costs copies
 DENSE_LIMIT = 2000  # constants, zeros included: below, one product with many zeros beats several small ones
 
 
@@ -52,7 +53,7 @@ class ChannelwiseProduct:
         return _Unrolled.apply(x, y, w, self.plan) if torch.is_grad_enabled() else _forward_code(self.plan)(x, y, w)
 
     def blocks(self, x: Tensor, y: Tensor, w: Tensor | None, *, traced: bool = False) -> Tensor:
-        """One small matrix product for each pair of entries and each row; scalars multiply."""
+        """One small matrix product for each pair of entries; scalars multiply."""
         n_rows, _, n_channels = x.shape
         if w is not None and w.dim() == 2:
             w = w.unsqueeze(0)  # [1 or N, P, C]
@@ -66,12 +67,23 @@ class ChannelwiseProduct:
                 factors = factors * w.index_select(1, scaling.weights)
             _part(z, scaling.out).addcmul_(_part(rows, scaling.rows) * factors, _part(scalar, scaling.scalar))
         for block in blocks:
-            products = _part(x, block.x).unsqueeze(2) * _part(y, block.y).unsqueeze(1)  # [N, d1, d2, C]
-            sums = torch.bmm(block.constants.expand(n_rows, -1, -1), products.flatten(1, 2))
+            sums = _contract(block.constants, _part(x, block.x), _part(y, block.y))
             if block.weights is not None and w is not None:
                 sums = sums * w.index_select(1, block.weights)
             z = z.index_add_(1, block.out, sums)
         return z
+
+
+def _contract(constants: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Products of ``x [N, d1, C]`` and ``y [N, d2, C or 1]``, summed with ``constants [M, d1 d2]``: ``[N, M, C]``."""
+    n_rows, _, n_channels = x.shape
+    if n_channels >= WIDE:
+        products = x.unsqueeze(2) * y.unsqueeze(1)  # [N, d1, d2, C]
+        return torch.bmm(constants.expand(n_rows, -1, -1), products.flatten(1, 2))
+    x, y = x.transpose(0, 1).contiguous(), y.transpose(0, 1).contiguous()
+    products = x.unsqueeze(1) * y.unsqueeze(0)  # [d1, d2, N, C]
+    sums = constants @ products.view(constants.shape[1], n_rows * n_channels)
+    return sums.view(len(constants), n_rows, n_channels).transpose(0, 1)
 
 
 def _part(x: Tensor, components: slice) -> Tensor:
