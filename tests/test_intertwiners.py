@@ -262,7 +262,7 @@ def test_schur_equals_null_space():
     projector = O(3).projector("3x0e + 2x1o + 1x2e", "2x0e + 1x1o + 2x2e")
     for row in projector.blocks:
         for block in row:
-            numeric = null_space(_gram(O(3), block.out.copy, block.into.copy))
+            numeric = null_space(_gram(O(3), block.out.copy, block.into.copy), 1.0)
             assert numeric.shape[1] == block.space.rank
             assert torch.allclose(
                 numeric @ numeric.T,
@@ -372,7 +372,7 @@ def test_errors_name_the_argument():
     with pytest.raises(ValueError, match=r"weight must be \[3, 3\], got \[3, 4\]"):
         O(3).projector("1o", "1o")(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="without a clear gap"):
-        null_space(torch.diag(torch.tensor([0.0, 1e-11, 1e-9, 1.0], dtype=torch.float64)))
+        null_space(torch.diag(torch.tensor([0.0, 1e-11, 1e-9, 1.0], dtype=torch.float64)), 1.0)
     with pytest.raises(ValueError, match="5 nodes"):
         S(5).projector(Nodes(4, "0e"), "0e")
 

@@ -49,7 +49,7 @@ class Finite(Group):
         average = torch.zeros(dim, dim, dtype=torch.float64)
         for g in self.elements:
             average += kron(self.matrix(copy_out, g), self.matrix(copy_in, g)) / len(self.elements)
-        return PairSpace(dim, null_space(torch.eye(dim, dtype=torch.float64) - (average + average.mT) / 2))
+        return PairSpace(dim, null_space(torch.eye(dim, dtype=torch.float64) - (average + average.mT) / 2, 1.0))
 
 
 class C(Finite):

@@ -46,8 +46,12 @@ class PairSpace:
         return identity - identity if self.basis is None else identity - self.basis @ self.basis.T
 
 
-def null_space(gram: Tensor) -> Tensor:
+def null_space(gram: Tensor, scale: float) -> Tensor:
     """Orthonormal basis ``[D, r]`` of the null space of a positive semi-definite ``gram [D, D]``, float64.
+
+    Args:
+        gram: the matrix.
+        scale: size of what it was formed from, so that a matrix of mere rounding is known for a zero.
 
     Raises:
         ValueError: if zero and non-zero eigenvalues are not separated by a factor of 10^4, so that the rank
@@ -55,7 +59,7 @@ def null_space(gram: Tensor) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(gram.double())
     top = values[-1].clamp(min=0.0)
-    if top == 0.0:
+    if top <= CUT * scale:
         return vectors
     small = values <= CUT * top
     if small.any() and not small.all():
@@ -74,7 +78,7 @@ def joint_space(spaces: Sequence[PairSpace]) -> PairSpace:
     if len(constrained) <= 1:
         return PairSpace(spaces[0].dim, constrained[0].basis if constrained else None, offset)
     gram = torch.stack([space.complement() for space in constrained]).sum(0)
-    return PairSpace(spaces[0].dim, null_space(gram), offset)
+    return PairSpace(spaces[0].dim, null_space(gram, 1.0), offset)
 
 
 def solve_pair(constraints: Iterable[tuple[Tensor, Tensor]], dim_out: int, dim_in: int) -> PairSpace:
@@ -87,11 +91,13 @@ def solve_pair(constraints: Iterable[tuple[Tensor, Tensor]], dim_out: int, dim_i
     gram = torch.zeros(dim, dim, dtype=torch.float64)
     eye_out = torch.eye(dim_out, dtype=torch.float64)
     eye_in = torch.eye(dim_in, dtype=torch.float64)
+    scale = 0.0
     for out_matrix, in_matrix in constraints:
         x, y = out_matrix.double(), in_matrix.double()
         mixed = kron(x, y)
+        scale = max(scale, float(x.square().sum() + y.square().sum()))
         gram += kron(x.mT @ x, eye_in) + kron(eye_out, y @ y.mT) - mixed - mixed.mT
-    return PairSpace(dim, null_space(gram))
+    return PairSpace(dim, null_space(gram, scale))
 
 
 @lru_cache(maxsize=4096)

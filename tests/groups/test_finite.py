@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from geoeq.groups import O2, SO2, C, D
+from geoeq.groups import O2, SO2, C, D, T, Union
 from geoeq.groups.axis import read_axis, unit_vector
 from geoeq.reps import IrrepCopy
 
@@ -48,3 +48,11 @@ def test_axes_have_one_name():
 def test_bad_axes(axis):
     with pytest.raises(ValueError, match="axis must be one of"):
         C(3, axis)
+
+
+def test_scalars_are_free_whatever_the_order():
+    """The average of n numbers 1/n is 1 up to rounding, which must not count as a constraint."""
+    for n in range(1, 41):
+        for group in (C(n), D(n, "x")):
+            assert group.projector("2x0e", "1x0e").rank == 2
+            assert Union(group, T(3)).projector("1x0e", "1x0e").rank == 1
