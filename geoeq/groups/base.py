@@ -39,6 +39,7 @@ class Group(ABC):
         discrete: generators of the components, ``[h, n, n]``, float64.
         haar: whether :meth:`sample` draws from the Haar measure.
         moves_nodes: whether elements permute numbered nodes.
+        orthogonal: whether vectors are moved by orthogonal matrices, which gates, norms and couplings of features need.
         elements_per_part: whether an element is one matrix for each part, ``[parts, n, n]``.
     """
 
@@ -46,6 +47,7 @@ class Group(ABC):
     generators: Tensor
     discrete: Tensor
     haar: bool = True
+    orthogonal: bool = True
     elements_per_part: bool = False
     moves_nodes: bool = False
 
@@ -189,6 +191,13 @@ def expect_square(matrix: Tensor, n: int) -> Tensor:
     if matrix.shape[-2:] != (n, n):
         raise ValueError(f"matrix must be [..., {n}, {n}], got {list(matrix.shape)}")
     return matrix.double()
+
+
+def expect_dimension(group: Group, copy: Copy, n: int) -> None:
+    """Raise an error if ``copy`` is of a space of another dimension than the ``n`` of ``group``."""
+    d = 3 if isinstance(copy, PositionCopy) else copy.d if isinstance(copy, TensorCopy) else n
+    if d != n:
+        raise ValueError(f"representation must be of {n} dimensions for {group}, got {d}")
 
 
 def restricted(group: Group, copy_out: Copy, copy_in: Copy) -> PairSpace | None:

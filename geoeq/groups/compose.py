@@ -29,6 +29,7 @@ class Composite(Group):
                 raise ValueError(f"{name} must be made of groups of single matrices, got {group}; use it inside")
         self.members = members
         self.n = members[0].n
+        self.orthogonal = all(group.orthogonal for group in members)
 
     def key(self) -> tuple[object, ...]:
         return self.members
@@ -136,6 +137,9 @@ class Union(Composite):
 
     def __init__(self, *members: Group) -> None:
         super().__init__(*members)
+        self.moves_nodes = any(group.moves_nodes for group in members)
+        if self.moves_nodes and len({type(group) for group in members}) > 1:
+            raise ValueError(f"members must act on one space or all on numbered nodes, got {self}; Product joins both")
         self.n = max(group.n for group in members)
         self._space = next((group for group in members if group.n == self.n), members[0])
         for group in members:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
-from geoeq.groups.base import Group, acts_on_space, close, expect_square, restricted
+from geoeq.groups.base import Group, acts_on_space, close, expect_dimension, expect_square, restricted
 from geoeq.groups.rotations import SO, O
 from geoeq.intertwiners import PairSpace, everything, joint_space, pair_space, sums_fixed
 from geoeq.reps import Copy, PositionCopy
@@ -45,6 +47,8 @@ class T(Group):
     def __init__(self, n: int, scale: float = 1.0) -> None:
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale must be positive and finite, got {scale}")
         self.n = n + 1
         self.scale = scale
         self.generators = shift_generators(n)
@@ -73,6 +77,9 @@ class T(Group):
         inner = restricted(self, copy_out, copy_in)
         if inner is not None:
             return inner
+        for copy in (copy_out, copy_in):
+            if isinstance(copy, PositionCopy):  # tensors are of homogeneous coordinates
+                expect_dimension(self, copy, self.n - 1)
         if isinstance(copy_in, PositionCopy):
             return sums_fixed(copy_out, copy_in, together=isinstance(copy_out, PositionCopy))
         return everything(copy_out, copy_in) if acts_on_space(copy_in) and acts_on_space(copy_out) else None

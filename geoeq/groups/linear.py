@@ -23,6 +23,7 @@ class LinearGroup(Group):
     """
 
     haar = False
+    orthogonal = False
     scale: float
 
     def _set_scale(self, scale: float) -> None:

@@ -44,6 +44,7 @@ class Piecewise(Group):
         self.parts = None if parts is None else tuple(int(p) for p in parts)
         self.n = group.n
         self.haar = group.haar
+        self.orthogonal = group.orthogonal
         self.generators = group.generators
         self.discrete = group.discrete
 

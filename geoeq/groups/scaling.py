@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from geoeq.groups.base import Group, close, expect_square, restricted
+from geoeq.groups.base import Group, close, expect_dimension, expect_square, restricted
 from geoeq.intertwiners import PairSpace, everything, nothing, sums_fixed
 from geoeq.reps import Copy, LogSizeCopy, PositionCopy, TensorCopy
 
@@ -36,6 +36,7 @@ class Scaling(Group):
     """
 
     haar = False
+    orthogonal = False
 
     def __init__(self, n: int = 3, scale: float = 1.0) -> None:
         if n < 1:
@@ -64,6 +65,8 @@ class Scaling(Group):
         inner = restricted(self, copy_out, copy_in)
         if inner is not None:
             return inner
+        for copy in (copy_out, copy_in):
+            expect_dimension(self, copy, self.n)
         if self._power(copy_out) != self._power(copy_in):
             return nothing(copy_out, copy_in)
         if isinstance(copy_in, LogSizeCopy):

@@ -1,5 +1,7 @@
 """Groups made of groups."""
 
+import math
+
 import pytest
 import torch
 from torch_geometric.data import Data
@@ -119,6 +121,15 @@ def test_pieces_can_be_scaled():
         (lambda: Union(SO(3), 3), "Union must be made of groups, got int"),
         (lambda: Product(Piecewise(E(3)), Scaling()), "groups of single matrices"),
         (lambda: Union(S(5), O(3)), "members must act on one space"),
+        (lambda: Union(S(3), SO(3)), "members must act on one space"),
+        (lambda: Union(S(3), Mirror([1, 0, 2], "x")), "members must act on one space"),
+        (lambda: Union(O(2), O(3)), "members must act on one space"),
+        (lambda: T(3, scale=math.nan), "scale must be positive and finite, got nan"),
+        (
+            lambda: T(2).projector(Positions(1), Positions(1)),
+            r"representation must be of 2 dimensions for T\(2\), got 3",
+        ),
+        (lambda: Scaling(3).projector(TensorRep({1: 1}, 4), TensorRep({1: 1}, 4)), "of 3 dimensions"),
         (lambda: Union(O2("x"), O2("y")).contains(torch.eye(3)), "ask its members"),
         (lambda: Mirror([1, 2, 0]), "permutation must exchange nodes"),
         (lambda: Mirror([]), "permutation must exchange nodes"),
