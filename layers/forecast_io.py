@@ -60,6 +60,8 @@ class ForecastIO(nn.Module):
             [3., 3., 3.]]))
     """
 
+    equivariant = True
+
     def __init__(
         self,
         *,

@@ -35,6 +35,8 @@ class NormGate(nn.Module):
     (12x0e+4x1o, 12x0e+4x1o)
     """
 
+    equivariant = True
+
     def __init__(self, irreps: Irreps | str) -> None:
         super().__init__()
         irreps = Irreps(irreps)

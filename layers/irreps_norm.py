@@ -37,6 +37,8 @@ class IrrepsLayerNorm(nn.Module):
     torch.Size([5, 20])
     """
 
+    equivariant = True  # whatever the weights
+
     def __init__(self, irreps: Irreps | str, *, eps: float = 1e-5) -> None:
         super().__init__()
         self.irreps, self.eps = Irreps(irreps), eps

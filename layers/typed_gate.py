@@ -39,6 +39,8 @@ class TypedGate(nn.Module):
     TensorRep(ranks={0: 14, 1: 4, 2: 2}, d=3)
     """
 
+    equivariant = True
+
     def __init__(self, rep: Rep | str) -> None:
         super().__init__()
         rep = as_rep(rep)

@@ -11,6 +11,7 @@ __all__ = ["BlockKind", "TiedEntries", "TiedStep"]
 
 ALIGNED = 1e-10
 INFINITE_OBLIQUE = 1e10  # an eigenproblem cannot hold more beside strengths of order one
+HARD_OBLIQUE = 1e6  # beside an infinite strength, eigenvalues above are its own
 REMEMBERED = 2  # eigenproblems: those of the weights and of their gradients
 
 
@@ -133,7 +134,9 @@ class TiedEntries(_Constants):
         if not self.orthonormal:
             values, vectors = self._spectrum(strengths.clamp(max=INFINITE_OBLIQUE))
             total = values * steps[self.owners].unsqueeze(1)  # [owners, R]
-            keep, added = torch.ones_like(total[:, :1]), -total / (1.0 + total)
+            infinite = (strengths >= INFINITE_OBLIQUE).any(1)[self.owners].unsqueeze(1)
+            share = torch.where(infinite & (values > HARD_OBLIQUE), 1.0, total / (1.0 + total))
+            keep, added = torch.ones_like(total[:, :1]), -share
         else:
             patterns, vectors = self._patterns.to(strengths), self._vectors.to(strengths)
             total = (strengths * steps.unsqueeze(1))[self.owners] @ patterns.T  # [owners, P]

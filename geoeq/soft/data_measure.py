@@ -65,13 +65,21 @@ class DataMeasure(nn.Module):
         for handle in self._handles:
             handle.remove()
 
-    def squared_residuals(self, flat: Tensor) -> Tensor:
-        """What each term forbids, ``[layers, terms]``; differentiable in the joint vector ``flat`` of the weights."""
+    def squared_residuals(self, flat: Tensor, strengths: Tensor | None = None) -> Tensor:
+        """What each term forbids, ``[layers, terms]``; differentiable in the joint vector ``flat`` of the weights.
+
+        Args:
+            flat: the weights.
+            strengths: ``[maps, terms]``; with them what is forbidden in each weight counts times its own, and what is
+                forbidden in a weight and its bias together times the root of both. Without, all count once.
+        """
         (bank,) = self._bank
+        roots = None if strengths is None else strengths.sqrt().to(flat)
         rows = []
         for term in range(len(bank.terms)):
-            pieces = iter(bank.part(flat, term).split(bank.sizes))
-            parts = [torch.cat([next(pieces).view(*s[:1], -1) for s in shapes], 1) for shapes in self._maps]
+            pieces = bank.part(flat, term).split(bank.sizes)
+            own = iter(pieces if roots is None else [p * root for p, root in zip(pieces, roots[:, term], strict=True)])
+            parts = [torch.cat([next(own).view(*s[:1], -1) for s in shapes], 1) for shapes in self._maps]
             moments = [getattr(self, f"moment_{number}") for number in range(len(parts))]
             rows.append(torch.stack([self._weighed(p, m) for p, m in zip(parts, moments, strict=True)]))
         return torch.stack(rows, 1)
@@ -80,8 +88,3 @@ class DataMeasure(nn.Module):
     def _weighed(part: Tensor, moment: Tensor) -> Tensor:
         scale = len(moment) / moment.trace().clamp(min=torch.finfo(moment.dtype).tiny)
         return scale * ((part @ moment) * part).sum()
-
-    def strengths(self, of_maps: Tensor) -> Tensor:
-        """The strengths of layers, ``[layers, terms]``: those of their weights."""
-        first = torch.tensor([0, *map(len, self._maps)]).cumsum(0)[:-1]
-        return of_maps[first.to(of_maps.device)]

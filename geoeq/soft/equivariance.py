@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from geoeq.groups import Group, parse
+from geoeq.reps import TensorRep
 from geoeq.soft.bank import WeightBank
 from geoeq.soft.data_measure import DataMeasure
 from geoeq.soft.functional import Reps
@@ -18,6 +19,7 @@ from geoeq.soft.functional_equivariance import DualAscent, FunctionalEquivarianc
 from geoeq.soft.intervals import InputRecord, record_inputs
 from geoeq.soft.joint_gradient import JointGradient
 from geoeq.soft.levels import Levels, level_table
+from geoeq.soft.processes import over_processes
 from geoeq.soft.proximal import ProximalStep
 from geoeq.soft.steps import StepSizes
 from geoeq.soft.tuners import Evidence, Fixed, Tuner
@@ -34,15 +36,17 @@ class Attachment:
 
     Attributes:
         covered: names of the weights under control.
-        exact: names of the parameters of modules that no value of theirs can make less symmetric, as gates and
-            couplings (their ``equivariant`` is True).
+        exact: names of the parameters of modules that no value of theirs can make less symmetric, as couplings (their
+            ``equivariant`` is True; those of tensors need groups of orthogonal matrices).
         uncovered: names of the parameters that are not typed, so that nothing can be said of them.
+        unknown: names of the modules without parameters of which nothing is known, as activations and dropout.
         unconstrained: symmetries that no covered weight can break: exact by construction, or not represented.
     """
 
     covered: list[str] = field(default_factory=list)
     exact: list[str] = field(default_factory=list)
     uncovered: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     unconstrained: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -51,9 +55,32 @@ class Attachment:
             lines.append(f"exact by construction: {', '.join(self.exact)}")
         if self.uncovered:
             lines.append(f"not covered (not typed): {', '.join(self.uncovered)}")
+        if self.unknown:
+            lines.append(f"not known to be equivariant: {', '.join(self.unknown)}")
         if self.unconstrained:
             lines.append(f"no covered weight can break: {', '.join(self.unconstrained)}")
         return "\n".join(lines)
+
+
+def is_exact(module: nn.Module, groups: Sequence[Group]) -> bool:
+    """Whether the module says that it is equivariant; gates and couplings of tensors are under orthogonal matrices."""
+    if getattr(module, "equivariant", False) is not True:
+        return False
+    tensors = isinstance(getattr(module, "rep", getattr(module, "rep_in", None)), TensorRep)
+    return not tensors or all(group.orthogonal for group in groups)
+
+
+def unknown_modules(model: nn.Module, known_ones: Sequence[nn.Module]) -> list[str]:
+    """Names of modules that compute something without parameters, and neither are nor belong to a known one."""
+    known = {id(part) for module in known_ones for part in module.modules()}
+    return [
+        f"{name} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if next(module.children(), None) is None
+        and next(module.parameters(), None) is None
+        and not isinstance(module, nn.Identity | nn.ModuleList)
+        and id(module) not in known
+    ]
 
 
 class SoftEquivariance(nn.Module):
@@ -81,6 +108,7 @@ class SoftEquivariance(nn.Module):
     """
 
     strengths: Tensor
+    loose: Tensor
     bank: WeightBank
 
     def __init__(
@@ -145,13 +173,17 @@ class SoftEquivariance(nn.Module):
             self.data.remove()
         self.data = DataMeasure(layers, self.bank) if self.measure == "data" else None
         self.step_sizes = StepSizes(self.bank.parameters_)
-        self._step, self._gradient = ProximalStep(self.bank, self.tuner.held), JointGradient(self.bank.parameters_)
+        self.register_buffer("loose", torch.zeros(len(maps), dtype=torch.bool, device=self.strengths.device))
+        self._step = ProximalStep(self.bank, self.tuner.held, self.loose)
+        self._gradient = JointGradient(self.bank.parameters_)
         typed_ids = {id(typed.parameter) for typed in maps}
-        exact_ids = {id(p) for m in model.modules() if getattr(m, "equivariant", False) for p in m.parameters()}
+        exact = [m for m in model.modules() if is_exact(m, groups)]
+        exact_ids = {id(p) for m in exact for p in m.parameters()}
         return Attachment(
             covered=[typed.name for typed in maps],
             exact=[name for name, p in model.named_parameters() if id(p) in exact_ids],
             uncovered=[name for name, p in model.named_parameters() if id(p) not in typed_ids | exact_ids],
+            unknown=unknown_modules(model, [*exact, *(layer.module for layer in layers)]),
             unconstrained=[
                 name
                 for name, used in zip(names, (self.bank.codim.cpu() @ self.bank.members.double()).any(0), strict=True)
@@ -176,28 +208,28 @@ class SoftEquivariance(nn.Module):
         super()._apply(fn, recurse)
         if self._layers:
             self.strengths = self.strengths.double()  # their logarithms outrun half and single precision
-            self._step = ProximalStep(self.bank, self.tuner.held)
+            self._step = ProximalStep(self.bank, self.tuner.held, self.loose)
         return self
 
-    def penalty(self, *inputs: object) -> Tensor:
+    def penalty(self, *inputs: object, part: Tensor | None = None) -> Tensor:
         r"""The loss term :math:`\sum_{\ell k} \lambda_{\ell k} \tfrac12 \|W_\ell - P_k W_\ell\|^2`, a scalar.
 
         Args:
             inputs: what the model is called with; only for a model that is known by its ends.
+            part: part of each row, for symmetries that act part by part; only for such a model, too.
 
         Raises:
             ValueError: if a strength is infinite; only :meth:`prox_step` can follow that.
         """
         if self.functional is not None:
-            return self.functional.penalty(*inputs)
+            return self.functional.penalty(*inputs, part=part)
         self._need_typed()
         if bool(torch.isinf(self.strengths).any()):
             raise ValueError("penalty needs finite strengths, got infinity; call prox_step(optimizer) instead")
         flat = self.bank.flat()
         if self.data is not None:
-            residuals, strengths = self.data.squared_residuals(flat), self.data.strengths(self.strengths)
-        else:
-            residuals, strengths = self.bank.squared_residuals(flat), self.strengths
+            return 0.5 * self.data.squared_residuals(flat, self.strengths).sum()
+        residuals, strengths = self.bank.squared_residuals(flat), self.strengths
         return 0.5 * (strengths.to(residuals) * residuals).sum()
 
     @torch.no_grad()
@@ -210,9 +242,12 @@ class SoftEquivariance(nn.Module):
         projects, strength 0 leaves the weight alone to the last bit.
         :math:`\eta` is the step that the optimizer makes per unit of gradient: the learning rate, divided for Adam and
         its kin by the root mean square of the gradients of the weight, so that strengths mean the same as in
-        :meth:`penalty`.
+        :meth:`penalty` (:class:`~geoeq.soft.steps.StepSizes`).
         """
         self._need_typed()
+        if not self.step_sizes.begun and self.step_sizes.has_past(optimizer):
+            self._step.loosen()
+        self.step_sizes.begun = True
         self._step(self.strengths, lambda: self.step_sizes(optimizer), sweep=self.step_sizes.is_due)
         self.step_sizes.age += 1
 
@@ -225,8 +260,8 @@ class SoftEquivariance(nn.Module):
         the proximal step forbids; with it a weight that is held trains as an exact one does.
 
         Args:
-            loss: mean squared error of the batch.
-            batch_size: number of samples (graphs) that were averaged.
+            loss: mean squared error of the batch; in a distributed training of this process's batch.
+            batch_size: number of samples (graphs) that were averaged, by this process.
             n_targets: numbers predicted per sample.
         """
         if self.functional is not None:
@@ -237,7 +272,8 @@ class SoftEquivariance(nn.Module):
             return
         grads = self._gradient.gather()
         if wanted:
-            self.tuner.observe(self.bank, grads, torch.as_tensor(loss).detach(), batch_size, n_targets)
+            mean, seen = over_processes(self._number(loss), batch_size)
+            self.tuner.observe(self.bank, grads, mean, seen, n_targets)
         if self._step.project(self.strengths, grads):
             self._gradient.give_back()
 
@@ -261,7 +297,7 @@ class SoftEquivariance(nn.Module):
             self.functional.tune()
             return
         self._need_typed()
-        mean_loss = None if loss is None else lambda: mean_over_processes(loss())
+        mean_loss = None if loss is None else lambda: float(over_processes(self._number(loss()), 1)[0])
         self.strengths.copy_(self.tuner.update(self.bank, self.strengths, progress, n_samples, mean_loss))
         self.step_sizes.age = 0
 
@@ -275,7 +311,7 @@ class SoftEquivariance(nn.Module):
         return torch.where(acts, self.strengths.unsqueeze(1), math.inf).amin(2)
 
     @torch.no_grad()
-    def levels(self, *inputs: object) -> Levels:
+    def levels(self, *inputs: object, part: Tensor | None = None) -> Levels:
         r"""Level of each symmetry in each layer, from 0 = exact to 1 = no more symmetric than a random layer.
 
         With W the weight and bias of a layer as one map: :math:`\sqrt{\|W - P W\|^2 / (f \|W\|^2)}`, where f is the
@@ -285,10 +321,11 @@ class SoftEquivariance(nn.Module):
         Args:
             inputs: what the model is called with, for example a batch of held-out data. The norm then weighs every
                 input of a layer by its second moment on them, so that levels tell how much the break matters;
-                without inputs all weights count alike.
+                without inputs all weights count alike. The model is evaluated as in ``eval()``.
+            part: as in :meth:`penalty`.
         """
         if self.functional is not None:
-            return self.functional.levels(*inputs)
+            return self.functional.levels(*inputs, part=part)
         self._need_typed()
         if not inputs:
             return self._table(None)
@@ -323,6 +360,9 @@ class SoftEquivariance(nn.Module):
                 layer.module.constrain(exact)  # type: ignore[operator]
         return self._model[0]
 
+    def _number(self, loss: float | Tensor) -> Tensor:
+        return torch.as_tensor(loss).detach().to(self.strengths.device)
+
     def _need_typed(self) -> bool:
         if self.functional is not None:
             raise ValueError("the attached model has no typed maps: add soft.penalty(*inputs) to the loss instead")
@@ -332,12 +372,3 @@ class SoftEquivariance(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={group}" for name, group in self.symmetries.items())
-
-
-def mean_over_processes(loss: float | Tensor) -> float:
-    """The mean of a number over the processes of a distributed training, which must all decide alike."""
-    value = torch.as_tensor(loss).detach().double()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-        value = value / torch.distributed.get_world_size()
-    return float(value)

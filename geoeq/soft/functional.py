@@ -39,7 +39,7 @@ class FunctionalPenalty(nn.Module, ABC):
     Args:
         group: the symmetry, or its text.
         rep_in: how the first argument of the network answers, or, as a sequence, each of its first arguments; None
-            for one that does not move. Further arguments (``edge_index``, ...) are passed on as they are.
+            for one that does not move. Further arguments are passed on as they are; an orbit renumbers edges.
         rep_out: how the output answers, or each of several outputs.
         n_samples: elements drawn at each call.
         seed: of the elements; the state of the generator is saved with the module.
@@ -94,6 +94,10 @@ class FunctionalPenalty(nn.Module, ABC):
         count = len(self.reps_in)
         if len(args) < count:
             raise ValueError(f"args must have at least {count} for rep_in, got {len(args)}")
+        for x, rep in zip(args, self.reps_in):
+            if rep is not None and not isinstance(x, Tensor):
+                found = type(x).__name__
+                raise ValueError(f"args must be tensors where rep_in says how they answer, got {found}")
         return args[:count], args[count:]
 
     def outputs(self, found: Any) -> list[Tensor]:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from geoeq.groups import Group, parse
 from geoeq.soft.functional import FunctionalPenalty, Network, Reps
+from geoeq.soft.intervals import evaluated
 from geoeq.soft.levels import LevelRow, Levels
 from geoeq.soft.lie import LiePenalty
 from geoeq.soft.orbit import OrbitPenalty
+from geoeq.soft.processes import mean_over_processes
 
 __all__ = ["DualAscent", "FunctionalEquivariance"]
 
@@ -163,7 +165,7 @@ class FunctionalEquivariance(nn.Module):
     def tune(self) -> None:
         """Let the tuner set the strengths anew from what :meth:`penalty` has seen; for example once per epoch."""
         if self.tuner is not None and not self.running.isnan().any():
-            self.strengths.copy_(self.tuner(self.strengths, self.running))
+            self.strengths.copy_(self.tuner(self.strengths, mean_over_processes(self.running)))
 
     @torch.no_grad()
     def levels(self, *args: Any, part: Tensor | None = None, n_samples: int = 16, seed: int = 0) -> Levels:
@@ -180,19 +182,13 @@ class FunctionalEquivariance(nn.Module):
             seed: of the elements, which are not those of the training.
         """
         network = self.network
-        training = [m for m in network.modules() if m.training] if isinstance(network, nn.Module) else []
         rows = Levels()
-        try:
-            for module in training:
-                module.training = False
+        with evaluated(network):
             for name, own, strength in zip(self.symmetries, self.kinds, self.strengths.tolist(), strict=True):
                 probe = self._penalty_of(self.symmetries[name], own, n_samples, seed)
                 level = float(probe(network, *args, part=part).sqrt())
                 rows.append(LevelRow("whole network", name, level, strength))
                 rows.functional[name] = level
-        finally:
-            for module in training:
-                module.training = True
         return rows
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]

@@ -6,7 +6,8 @@ chunks, each chunk leaves its numbers, and a bootstrap over chunks needs nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from geoeq.soft.typed_layer import TypedLayer, levels_from
 
-__all__ = ["InputRecord", "bootstrap", "record_inputs"]
+__all__ = ["InputRecord", "bootstrap", "evaluated", "record_inputs"]
 
 CHUNKS = 64
 RESAMPLES = 1000
@@ -46,7 +47,7 @@ def record_inputs(
 
     Args:
         layers: typed layers of ``model``.
-        model: is called on ``inputs``, without compilation, since compiled code passes hooks by.
+        model: is called on ``inputs`` as in ``eval()``, without compilation, since compiled code passes hooks by.
         inputs: what the model is called with.
         seed: of the bootstrap.
     """
@@ -68,7 +69,7 @@ def record_inputs(
 
     handles = [layer.module.register_forward_pre_hook(listen) for layer in layers]
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with torch.compiler.set_stance("force_eager"), evaluated(model):
             model(*inputs)
     finally:
         for handle in handles:
@@ -79,6 +80,19 @@ def record_inputs(
         interval = bootstrap(numbers[key], seed=seed) if key in numbers else None
         found.append(InputRecord(moments.get(key, alike), interval))
     return found
+
+
+@contextmanager
+def evaluated(network: object) -> Iterator[None]:
+    """``network``, if it is a module, and all that it holds in ``eval()``, and then each part as it was."""
+    training = [m for m in network.modules() if m.training] if isinstance(network, nn.Module) else []
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def chunk_sizes(rows: int, chunks: int, samples: int) -> list[int]:
@@ -98,7 +112,7 @@ def chunk_numbers(x: Tensor, forms: Tensor, sizes: list[int]) -> tuple[Tensor, T
 
 
 def bootstrap(numbers: Tensor, *, resamples: int = RESAMPLES, seed: int = 0) -> Tensor | None:
-    """Percentile intervals ``[symmetries, 2]`` of levels whose numbers are sums over chunks, ``[chunks, 2 + 2K]``.
+    """Percentile intervals ``[symmetries, 2]`` of levels whose numbers are sums over chunks, ``[chunks, 1 + 3K]``.
 
     Returns None for fewer than two chunks. Source: Efron, Annals of Statistics 7 (1979) 1.
     """

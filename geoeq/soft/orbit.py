@@ -16,7 +16,7 @@ from geoeq.soft.functional import FunctionalPenalty, Network, Reps
 
 __all__ = ["OrbitPenalty"]
 
-Motion: TypeAlias = Callable[[Rep | None, Tensor], Tensor]
+Motion: TypeAlias = "partial[Tensor]"  # of an element; takes a representation and features
 
 
 class OrbitPenalty(FunctionalPenalty):
@@ -30,8 +30,9 @@ class OrbitPenalty(FunctionalPenalty):
     per number of the output.
 
     A module that draws random numbers (dropout) or updates statistics in its forward pass does so anew in each
-    replay. With soft parts, memberships ``part [N, parts]``, elements are exponentials of blended twists
-    with standard normal coefficients.
+    replay. Where elements permute numbered nodes, integer arguments ``[2, E]`` are edges, and their numbers follow.
+    With soft parts, memberships ``part [N, parts]``, elements are exponentials of blended twists with standard normal
+    coefficients.
 
     Args:
         group: the symmetry, or its text.
@@ -125,13 +126,27 @@ class OrbitPenalty(FunctionalPenalty):
         """The outputs at the inputs moved by each element."""
         moving, rest = self.split_args(args)
         inputs = [
-            tuple(motion(rep, x) for rep, x in zip(self.reps_in, moving, strict=True)) + rest for motion in motions
+            tuple(motion(rep, x) for rep, x in zip(self.reps_in, moving, strict=True))
+            + tuple(renumbered(self.group, motion.args[0], x) for x in rest)
+            for motion in motions
         ]
         if not self.stacked or len(inputs) == 1:
             return [self.outputs(network(*own)) for own in inputs]
         found = self.outputs(network(*stack_calls(inputs)))
         chunks = [output.chunk(len(inputs)) for output in found]
         return [list(own) for own in zip(*chunks, strict=True)]
+
+
+def renumbered(group: Group, element: Tensor, x: Any) -> Any:
+    """Edges, integers ``[2, E]``, after the nodes that they join where ``element`` permutes numbered nodes."""
+    edges = isinstance(x, Tensor) and x.dim() == 2 and len(x) == 2 and not (x.is_floating_point() or x.is_complex())
+    if not edges or not group.moves_nodes or x.dtype == torch.bool:
+        return x
+    places = group.places(element)
+    if places is None:
+        return x
+    local = x % len(places)
+    return x - local + places.to(x)[local]
 
 
 def stack_calls(calls: list[tuple[Any, ...]]) -> list[Any]:

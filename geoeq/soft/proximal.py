@@ -65,10 +65,13 @@ class ProximalStep:
     Args:
         bank: the weights.
         held: from this strength on a term is projected, as if its strength were infinite.
+        loose: weights, ``[maps]``, that were not held in some step. What an optimizer remembers of that step (momentum,
+            the size of each entry's gradients) would move them, so that they are shrunk in every step. Kept up to date
+            in place.
     """
 
-    def __init__(self, bank: WeightBank, held: float) -> None:
-        self.bank, self.held = bank, held
+    def __init__(self, bank: WeightBank, held: float, loose: Tensor) -> None:
+        self.bank, self.held, self.loose = bank, held, loose
         self._known: _Setting | None = None
         self._ready: _Ready | None = None
         self._projected = False
@@ -76,6 +79,11 @@ class ProximalStep:
     def holds(self, strengths: Tensor) -> bool:
         """Whether some term is held by ``strengths [maps, terms]``."""
         return self._setting(strengths).hold is not None
+
+    def loosen(self) -> None:
+        """Take every weight for one that was not held in some step."""
+        self.loose.fill_(True)
+        self._known = None
 
     def project(self, strengths: Tensor, grads: Tensor) -> bool:
         """Take what is held out of the joint gradient ``grads``, in place; False if nothing is held."""
@@ -117,7 +125,8 @@ class ProximalStep:
             is_held = strengths >= self.held
             hard = strengths.masked_fill(is_held, math.inf)
             hold = self.bank.prepare(torch.where(is_held, hard, 0.0), torch.ones_like(hard[:, 0]))
-            unsettled = self.bank.unsettled(hard)
+            self.loose |= ((self.bank.codim > 0) & ~is_held).any(1)
+            unsettled = self.bank.unsettled(hard) | (self.loose & (self.bank.codim > 0).any(1))
             self._known = _Setting(_Version.of(strengths), hard, unsettled, hold if bool(is_held.any()) else None)
             self._ready = None
         return self._known

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,15 +19,18 @@ class StepSizes(nn.Module):
 
     .. math:: \eta = \frac{lr}{\sqrt{\overline{v}} + \epsilon}
 
-    with v the optimizer's running square of the gradient, averaged over the weight. For these, step sizes are looked at
-    anew in every twentieth step only, for v runs over a thousand steps and hardly moves in twenty; until then the same
-    tensor is returned.
+    with v the optimizer's running square of the gradient (its largest for AMSGrad, the sum for Adagrad, the square of
+    the running maximum for Adamax), averaged over the weight. For these, step sizes are looked at anew in every
+    twentieth step only, for v runs over a thousand steps and hardly moves in twenty; until then the same tensor is
+    returned. Of any other optimizer, and for a weight that it has not stepped yet, it is the learning rate. With the
+    momentum m of SGD and RMSprop the rate counts :math:`1/(1 - m)` times, as it does for a gradient that lasts.
 
     Args:
         parameters: the attached weights.
 
     Attributes:
         age: steps since strengths were set.
+        begun: whether a step was made.
     """
 
     steps: Tensor
@@ -34,12 +40,16 @@ class StepSizes(nn.Module):
         self.parameters_ = parameters
         device = parameters[0].device
         self.register_buffer("steps", torch.zeros(len(parameters), dtype=torch.float64, device=device))
-        self.age = 0
+        self.age, self.begun = 0, False
 
     @property
     def is_due(self) -> bool:
         """Whether step sizes are looked at anew in this step."""
         return self.age % REFRESH == 0
+
+    def has_past(self, optimizer: Optimizer) -> bool:
+        """Whether the optimizer remembers steps before the one just made."""
+        return any(float(optimizer.state.get(p, {}).get("step", 0)) > 1 for p in self.parameters_)
 
     def forward(self, optimizer: Optimizer) -> Tensor:
         """Step sizes ``[maps]``, float64.
@@ -47,7 +57,8 @@ class StepSizes(nn.Module):
         Raises:
             ValueError: if ``optimizer`` does not hold every attached weight.
         """
-        adaptive = "exp_avg_sq" in optimizer.state.get(self.parameters_[0], {})
+        squares = [_square_of(optimizer.state.get(p, {})) for p in self.parameters_]
+        adaptive = any(square is not None for square in squares)
         if adaptive and not self.is_due:
             return self.steps
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
@@ -57,24 +68,30 @@ class StepSizes(nn.Module):
             raise ValueError(
                 f"optimizer must hold every attached weight, {missing} of {len(self.parameters_)} are missing"
             )
+        rates = self._per_weight([rate_of(group) for group in own])
         if not adaptive:
-            return self._per_weight([group["lr"] for group in own])
-        sizes = self._root_mean_square(optimizer, [group["betas"][1] for group in own])
-        rates, least = (self._per_weight([group[key] for group in own]) for key in ("lr", "eps"))
-        self.steps = rates / (sizes + least)
+            return rates
+        sizes = self._root_mean_square(optimizer, own)
+        least = self._per_weight([group.get("eps", 0.0) for group in own])
+        known = torch.tensor([square is not None for square in squares], device=rates.device)
+        self.steps = torch.where(known, rates / (sizes + least), rates)
         return self.steps
 
     def _per_weight(self, numbers: list[float]) -> Tensor:
         return torch.tensor([float(number) for number in numbers], dtype=torch.float64, device=self.steps.device)
 
-    def _root_mean_square(self, optimizer: Optimizer, betas: list[float]) -> Tensor:
-        states = [optimizer.state[p] for p in self.parameters_]
-        sums = torch.stack(torch._foreach_norm([state["exp_avg_sq"] for state in states], 1)).double()
-        counts = [
-            p.numel() * (1.0 - beta ** float(state["step"]))
-            for p, beta, state in zip(self.parameters_, betas, states, strict=True)
-        ]
-        return (sums / torch.tensor(counts, dtype=torch.float64, device=sums.device)).sqrt()
+    def _root_mean_square(self, optimizer: Optimizer, groups: list[dict[str, Any]]) -> Tensor:
+        """Of the gradients of each weight; 0 of those that the optimizer has not stepped yet."""
+        counts, squares = [], []
+        for parameter, group in zip(self.parameters_, groups, strict=True):
+            state = optimizer.state.get(parameter, {})
+            square = _square_of(state)
+            squares.append(parameter.new_zeros(1) if square is None else square)
+            # the running mean of Adam started from zero, that of the others has no correction
+            seen = 1.0 - group["betas"][1] ** float(state["step"]) if "exp_avg_sq" in state else 1.0
+            counts.append(parameter.numel() * seen)
+        sums = torch.stack(torch._foreach_norm(squares, 1)).double()
+        return (sums / self._per_weight(counts)).sqrt()
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
@@ -82,7 +99,23 @@ class StepSizes(nn.Module):
         return self
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.age)
+        return torch.tensor([self.age, self.begun])
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.age = int(state)
+        self.age, self.begun = int(state[0]), bool(state[1])
+
+
+def rate_of(group: Mapping[str, Any]) -> float:
+    """The learning rate, times what momentum that adds up makes of it (the running mean of Adam does not)."""
+    momentum = group.get("momentum", 0.0)
+    return (
+        float(group["lr"]) * (1.0 - group.get("dampening", 0.0)) / (1.0 - momentum) if momentum else float(group["lr"])
+    )
+
+
+def _square_of(state: Mapping[str, Any]) -> Tensor | None:
+    """The running square of the gradient that an optimizer divides by, entry by entry; None where it has none."""
+    for name in ("max_exp_avg_sq", "exp_avg_sq", "square_avg", "sum"):
+        if name in state:
+            return state[name]
+    return state["exp_inf"].square() if "exp_inf" in state else None

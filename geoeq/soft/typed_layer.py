@@ -39,16 +39,23 @@ class TypedLayer:
         return torch.cat([t.detach().reshape(len(t), -1) for t in parts], dim=1).double().cpu()
 
     def forms(self) -> Tensor:
-        r"""Matrices A whose numbers tr(A M) on a second moment M give the levels, ``[2 + 2K, n, n]``.
+        r"""Matrices A whose numbers tr(A M) on a second moment M give the levels, ``[1 + 3K, n, n]``.
 
-        :math:`W^T W` (power of the output), the identity times the rows of W (power of a random output), then for
-        each of the K symmetries :math:`(W - P W)^T (W - P W)`, and the same expected of a random weight.
+        The identity times the rows of W (power of a random output), then for each of the K symmetries
+        :math:`W^T W + O^T O` (power of the output, and of the fixed part O that the symmetry asks for),
+        :math:`(W - P W)^T (W - P W)`, and the same expected of a random weight.
         """
         weight = self.joint()
         whole = torch.eye(weight.shape[1], dtype=torch.float64) * weight.shape[0]
         residuals = [projector.residual(weight) for projector in self.projectors]
         broken = [residual.T @ residual for residual in residuals]
-        return torch.stack([weight.T @ weight, whole, *broken, *self._expected])
+        power = [weight.T @ weight + fixed for fixed in self._fixed]
+        return torch.stack([whole, *power, *broken, *self._expected])
+
+    @cached_property
+    def _fixed(self) -> list[Tensor]:
+        offsets = [p(torch.zeros(p.shape, dtype=torch.float64)) for p in self.projectors]
+        return [offset.T @ offset for offset in offsets]
 
     @cached_property
     def _expected(self) -> list[Tensor]:
@@ -71,12 +78,12 @@ def typed_layers(model: nn.Module, groups: Sequence[Group]) -> list[TypedLayer]:
 
 
 def levels_from(numbers: Tensor) -> Tensor:
-    r"""Levels ``[..., K]`` from the numbers ``[..., 2 + 2K]`` of :meth:`TypedLayer.forms`.
+    r"""Levels ``[..., K]`` from the numbers ``[..., 1 + 3K]`` of :meth:`TypedLayer.forms`.
 
     :math:`\sqrt{(broken / power) / (expected / whole)}`; 0 where there is no power, NaN where nothing is forbidden.
     """
-    size = (numbers.shape[-1] - 2) // 2
-    power, whole, broken, expected = numbers.clamp(min=0.0).split([1, 1, size, size], dim=-1)
+    size = (numbers.shape[-1] - 1) // 3
+    whole, power, broken, expected = numbers.clamp(min=0.0).split([1, size, size, size], dim=-1)
     level = ((broken / power) * (whole / expected)).sqrt()
     constrains = expected > NOTHING * whole
     return torch.where(constrains, torch.where(power > 0, level, 0.0), torch.nan)

@@ -92,3 +92,14 @@ def test_attaching_again_takes_the_old_hooks_off():
 def test_bad_options():
     with pytest.raises(ValueError, match="measure must be one of"):
         SoftEquivariance(TYPES, measure="lie")
+
+
+def test_a_bias_has_its_own_strength():
+    layer = TypedLinear("4x0o", "4x0o", mode="free")  # of which O(3) forbids the bias alone
+    soft = SoftEquivariance({"O3": O(3)}, Fixed(1.0), measure="data")
+    soft.attach(layer)
+    layer(torch.randn(500, 4))
+    expected = 0.5 * layer.bias.detach().square().sum()
+    assert float(soft.penalty().detach()) == pytest.approx(float(expected), rel=0.2)
+    soft.strengths.zero_()
+    assert float(soft.penalty().detach()) == 0.0

@@ -105,7 +105,7 @@ def test_chunk_sizes(rows, chunks, samples, sizes):
 def test_the_bootstrap_is_that_of_the_numbers():
     """Against a plain loop over resampled chunks."""
     torch.manual_seed(0)
-    numbers = torch.rand(9, 6, dtype=torch.float64) + 0.1
+    numbers = torch.rand(9, 7, dtype=torch.float64) + 0.1
     generator = torch.Generator().manual_seed(5)
     draws = torch.randint(9, (200, 9), generator=generator)
     expected = torch.stack([levels_from(numbers[draw].sum(0)) for draw in draws])
@@ -226,6 +226,6 @@ def test_a_twin_stands_beside():
 
 
 def test_levels_from_has_no_level_where_nothing_is_forbidden():
-    nan, zero = levels_from(torch.tensor([0.0, 6.0, 0.0, 0.0, 0.0, 3.0], dtype=torch.float64)).tolist()
+    nan, zero = levels_from(torch.tensor([6.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0], dtype=torch.float64)).tolist()
     assert math.isnan(nan)
     assert zero == 0.0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from geoeq.groups import SE, SO, SO2, E, O, Piecewise, Product, S, Scaling, T, Union
+from geoeq.groups import SE, SO, SO2, E, Mirror, O, Piecewise, Product, S, Scaling, T, Union
 from geoeq.reps import Crossing, LogSizes, Nodes, Positions, Sum, TensorRep
 from geoeq.soft import FunctionalEquivariance, OrbitPenalty, product_penalty, recorded_calls
 from geoeq.soft.action import flow, move, velocity
@@ -294,3 +294,23 @@ def test_values_reach_outputs_of_another_rep_and_shapes_are_checked():
         product_penalty(w_o, w_v, "2x1o", "SO(3)")
     with pytest.raises(ValueError, match="heads must divide the 4 inner dimensions, got 3"):
         product_penalty(w_o, w_v, "2x1o", "SO(3)", rep_out="1x1o", heads=3)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("graphs", [1, 3])
+def test_edges_follow_nodes_that_are_permuted(graphs, stacked):
+    def spread(x, edge_index):
+        return torch.zeros_like(x).index_add(0, edge_index[1], x[edge_index[0]].tanh())
+
+    edges = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]])
+    edges = torch.cat([edges + 5 * k for k in range(graphs)], 1)
+    x = torch.randn(5 * graphs, 3, dtype=torch.float64)
+    for group in (S(5), Mirror([1, 0, 2, 4, 3], "x")):
+        penalty = OrbitPenalty(group, Nodes(5, "3x0e"), Nodes(5, "3x0e"), n_samples=4, stacked=stacked)
+        assert penalty(spread, x, edges) < 1e-20
+        number = torch.arange(5 * graphs, dtype=torch.float64).unsqueeze(1) % 5
+
+        def named(x, edge_index, number=number):
+            return spread(x, edge_index) + number.repeat(len(x) // len(number), 1)
+
+        assert penalty(named, x, edges) > 0.01

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from geoeq.groups import O2, SO, SO2, O, S, T
+from geoeq.groups import GL, O2, SO, SO2, O, S, Scaling, T
 from geoeq.layers import TypedLinear, TypedMPNN
-from geoeq.reps import Positions, Sum
+from geoeq.layers.bilinear import Bilinear
+from geoeq.reps import Positions, Sum, TensorRep
 from geoeq.soft import Evidence, Fixed, OneShot, SoftEquivariance
 
 REP = Sum("3x0e + 4x1o", Positions(2))
@@ -268,3 +269,55 @@ def test_several_layers_are_kept_apart():
     soft = SoftEquivariance({"rotation": SO(3), "nodes": S(3)})
     soft.attach(model)
     assert [(r.layer, r.level > 0.1) for r in soft.levels()] == [("0", False), ("1", True)]
+
+
+def test_attach_names_what_it_does_not_know():
+    model = nn.Sequential(
+        TypedLinear("2x0e + 8x1o", "8x1o", mode="soft"),
+        nn.ReLU(),
+        nn.Identity(),
+        TypedLinear("8x1o", "1x1o", mode="soft"),
+    )
+    found = SoftEquivariance({"rotation": SO(3)}).attach(model)
+    assert found.unknown == ["1 (ReLU)"]
+    assert "not known to be equivariant: 1 (ReLU)" in str(found)
+    assert not SoftEquivariance({"rotation": SO(3)}).attach(TypedMPNN("4x0e + 2x1o", 2, mode="soft")).unknown
+
+
+@pytest.mark.parametrize(("group", "exact"), [(SO(3), True), (GL(3), False), (Scaling(), False)])
+def test_couplings_of_tensors_are_exact_under_orthogonal_groups_alone(group, exact):
+    rep = TensorRep({0: 2, 1: 2}, 3)
+    model = nn.Sequential(TypedLinear(rep, rep, mode="soft", group=SO(3)), Bilinear(rep))
+    found = SoftEquivariance({"some": group}).attach(model)
+    assert bool(found.exact) == exact
+    assert bool(found.uncovered) != exact
+
+
+def test_positions_that_stay_where_they_are_told_have_no_level_and_zero_has_one():
+    layer = TypedLinear(Positions(4), Positions(4), mode="free", bias=False, group=SO(3)).double()
+    _, soft = attached(types={"translation": T(3)}, layer=layer)
+    weight = layer.weight.detach().clone()
+    levels = []
+    for scale in (1.0, 0.1, 0.01, 0.0):
+        layer.weight.data = scale * weight
+        levels.append(soft.levels()[0].level)
+    assert levels[-1] == pytest.approx(2.0)  # a quarter of the entries are forbidden
+    assert max(levels) < 2.1
+    assert min(levels) > 0.5
+    x = torch.randn(5, 12, dtype=torch.float64)
+    before = layer(x)
+    soft.harden(0.0)
+    assert torch.equal(layer(x), before)
+    layer.weight.data = T(3).projector(Positions(4), Positions(4)).double()(weight)
+    assert soft.levels()[0].level < 1e-12
+
+
+def test_levels_leave_the_training_alone():
+    model = nn.Sequential(TypedLinear("4x1o", "4x1o", mode="soft"), nn.BatchNorm1d(12))
+    soft = SoftEquivariance({"rotation": SO(3)}, Fixed(1.0), measure="data")
+    soft.attach(model)
+    before = {name: value.clone() for name, value in [*model.state_dict().items(), *soft.state_dict().items()]}
+    soft.levels(10 + torch.randn(20, 12))
+    assert model.training
+    for name, value in [*model.state_dict().items(), *soft.state_dict().items()]:
+        assert torch.equal(value, before[name])

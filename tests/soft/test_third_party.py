@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv, global_add_pool
 
 from geoeq.audit import lie_error
@@ -214,3 +215,13 @@ def test_one_attach_serves_networks_from_elsewhere(tuner):
         soft.prox_step(optimizer)
     with pytest.raises(ValueError, match="no typed maps"):
         soft.harden()
+
+
+def test_parts_reach_networks_from_elsewhere_and_graphs_are_one_clear_line():
+    soft = SoftEquivariance({"parts": Piecewise(SO(3))}, Fixed(1.0))
+    soft.attach(nn.Linear(3, 3, bias=False), rep_in="1o", rep_out="1o")
+    x, part = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    assert soft.penalty(x, part=part) > 0.01
+    assert soft.levels(x, part=part)[0].level > 0.1
+    with pytest.raises(ValueError, match="args must be tensors where rep_in says how they answer, got Data"):
+        soft.penalty(Data(pos=x), part=part)

@@ -221,7 +221,8 @@ class Evidence(Tuner):
     def _scales(self, n_samples: int) -> tuple[float, float]:
         r""":math:`\kappa`, and the number of independent samples in a batch: those without replacement share some."""
         drawn = self.batch_size / (1.0 - self.batch_size / n_samples)
-        return self.n_targets * self._seen() / (2.0 * float(self.loss)), drawn
+        least = torch.finfo(torch.float32).tiny  # the loss of a network that fits all samples to the last bit is 0
+        return self.n_targets * self._seen() / (2.0 * max(float(self.loss), least)), drawn
 
     def _seen(self) -> float:
         """What the gradients count for in the moments, beside the 0 that they started from."""
