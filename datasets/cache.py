@@ -24,7 +24,11 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        torch.save({"format": FORMAT, "checksum": _checksum(tensors), "tensors": tensors}, temporary)
+        with temporary.open("wb") as file:  # which tells why it cannot be written; torch.save does not
+            try:
+                torch.save({"format": FORMAT, "checksum": _checksum(tensors), "tensors": tensors}, file)
+            except RuntimeError as error:
+                raise OSError(f"{path} could not be written whole") from error
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

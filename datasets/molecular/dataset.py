@@ -38,8 +38,9 @@ class MolecularDynamics(RaggedGraphs):
     ``protein`` arXiv 2202.10643, AdK          1     15     all windows in 60, 20, 20 % of the simulation
     =========== ============================== ===== ====== ====================================================
 
-    With one frame given, the velocity is the difference to the frame *after* it, as published. Inputs drawn at random
-    from one simulation lie close to each other in time: the errors of ``gmn`` say how well a network interpolates.
+    With one frame given, the velocity is the difference to the file's frame *after* it, as published, times ``every``.
+    Inputs drawn at random from one simulation lie close to each other in time: the errors of ``gmn`` say how well a
+    network interpolates.
 
     **Energies** (``target="energy"``, npz files only). A graph has ``pos`` [n, 3], ``y`` [1], the energy less
     :attr:`energy_mean`, and ``force`` [n, 3]. Energies of molecules are so large (-4e5 kcal/mol for aspirin) that
@@ -161,7 +162,7 @@ class MolecularDynamics(RaggedGraphs):
         if protocol.past > 1:
             vel = pos - history[:, :, -2]
         else:
-            vel = kept.pos[start * protocol.every + 1] - pos
+            vel = protocol.every * (kept.pos[start * protocol.every + 1] - pos)
         motion = {
             "pos": pos,
             "vel": vel,

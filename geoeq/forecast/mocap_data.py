@@ -62,7 +62,7 @@ class MotionCaptureData(GraphData):
         assert isinstance(graphs, MotionCapture)
         try:
             every = MotionCapture(self.root, split="test", **self.mocap | {"future": range(1, graphs.future[-1] + 1)})
-        except FileNotFoundError:  # the recordings are gone, and only the splits are stored
+        except (FileNotFoundError, ValueError):  # the recordings are gone, or the folder cannot be written
             return super().true_paths(n)
         return paths_of(every.fetch(torch.arange(n)))
 

@@ -56,7 +56,7 @@ class ForecastModule(LightningModule):
         cosine: whether the learning rate falls to 0 along half a cosine over the training.
         proximal: whether the penalties are a step of their own, exact at any strength, or a term of the loss, as
             published in arXiv 2306.00356.
-        n_samples: number of futures drawn in the test of a network that can.
+        n_samples: number of futures drawn in the test of a network that can; none of geoeq.layers does.
         loss: ``"mse"``, or ``"distance"``: mean distance between forecast and truth, which a few large errors do not
             rule. The test has the mean squared error in either case.
     """

@@ -71,7 +71,7 @@ def _search(
     missing = (wanted > 0).nonzero().squeeze(1)
     none = wanted[:0]
     parts = [(none, none, none.new_empty(0, points.shape[1]))]
-    radius = 0.0
+    radius = -1.0
     while len(missing):
         radius = _next_radius(points, graph, wanted, missing, box, loop, radius)
         crowd = _crowd(points, graph, box, radius)
@@ -102,16 +102,20 @@ def _next_radius(
     smallest = distance2.topk(min(int(most.amax()), n), dim=1, largest=False).values
     last_place = (most - 1).clamp(max=smallest.shape[1] - 1)
     reach = smallest.gather(1, last_place.unsqueeze(1)).squeeze(1).sqrt()
+    roomy = 0.0
     if box is not None:  # where a box has too few nodes, so large that it holds enough of their images
         count = torch.bincount(graph)[graph[sample]]
         volume = torch.linalg.det(box.vectors[sample]).abs()
-        reach = torch.minimum(reach, (volume * (most + 1) / count) ** (1 / d))
+        enough = (volume * (most + 1) / count) ** (1 / d)
+        reach, roomy = torch.minimum(reach, enough), float(enough.amax())
     reach = reach.sort().values * (1 + 1e-12)
     if n_samples == len(missing):
         radius = float(reach[-1])
     else:
         radius = min(float(reach[n_samples * 9 // 10]), float(reach[n_samples // 10]) * 2.2 ** (1 / d))
-    return radius if radius > last else GROWTH * last
+    if radius > last:
+        return radius
+    return GROWTH * last if last > 0 else roomy  # 0 finds what lies on a node, such as itself, and grows to nothing
 
 
 def _crowd(points: Tensor, graph: Tensor, box: Box | None, radius: float) -> Crowd:

@@ -110,6 +110,14 @@ def test_forecast_of_one_frame_follows_the_protocol(ethanol):
     assert data[0].edge_attr.flatten().tolist() == [1, 1, 1, 2, 1, 2]
 
 
+def test_velocities_are_per_frame_that_is_used(ethanol):
+    every_fifth = MolecularProtocol(past=1, future=(3,), every=5, split="time", sizes=(None,) * 3)
+    graph = MolecularDynamics(ethanol(301), "train", protocol=every_fifth, dtype="float64")[2]
+    pos, t = frames(301)[:, Z > 1], int(graph.start)
+    assert np.allclose(graph.vel.numpy(), 5 * (pos[t + 1] - pos[t]))
+    assert np.array_equal(graph.y.numpy(), pos[t + 15])
+
+
 def test_forecast_of_several_frames_equals_windows_of_the_trajectory(ethanol):
     data = MolecularDynamics(ethanol(301), "train", protocol=SHORT, dtype="float64")
     windows = ForecastWindows([replace(data.trajectory, pos=data.trajectory.pos[:90])], past=3, future=[1, 4])

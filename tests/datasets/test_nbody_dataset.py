@@ -199,8 +199,8 @@ def test_every_parameter_has_its_own_file_and_the_same_has_one(tmp_path):
 
 
 def test_interrupted_process_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(content, path):
-        Path(path).write_bytes(b"half of")
+    def interrupted(content, file):
+        file.write(b"half of")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -240,6 +240,18 @@ def test_damaged_file_is_refused(tmp_path, train):
         assert "\n" not in str(error.value)
         assert str(path) in str(error.value)
     assert len(NBody(tmp_path, force_reload=True, **SMALL)) == 12
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def save(content, file):
+        file.write(b"half")
+        raise RuntimeError("unexpected pos 1536 vs 1366")  # what torch makes of a write that fails
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(ValueError, match="cannot be written") as error:
+        NBody(tmp_path, **SMALL)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "processed").iterdir())
 
 
 def test_unwritable_root_is_one_line(tmp_path):

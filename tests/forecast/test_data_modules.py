@@ -250,6 +250,17 @@ def test_true_paths_of_motion_are_all_frames_of_it(runs, tmp_path):
     assert [path.shape[0] for path in again.true_paths(2)] == [2, 2]  # straight lines, where frames cannot be had
 
 
+def test_true_paths_need_no_folder_that_can_be_written(runs, monkeypatch):
+    data = MotionCaptureData(runs, log=False)
+    data.prepare_data()
+
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("geoeq.datasets.stored.save_tensors", refuse)
+    assert [path.shape[0] for path in data.true_paths(2)] == [2, 2]
+
+
 @pytest.mark.parametrize("frames", [[0, 2], [1, 2, 4]])
 @pytest.mark.parametrize("objects", [None, [1, 1, 1]])
 def test_true_paths_of_bodies_end_at_the_targets(tmp_path, objects, frames):

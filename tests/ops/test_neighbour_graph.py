@@ -89,6 +89,16 @@ def test_every_node_of_a_box_has_k_neighbours_however_few_nodes_there_are():
     assert float(lengths.min()) > 0.8
 
 
+@pytest.mark.parametrize("loop", [True, False])
+@pytest.mark.parametrize("n", [1, 3])
+def test_nodes_on_one_point_of_a_box_reach_its_images(n, loop):
+    edge_index, shift = knn_graph(torch.zeros(n, 3), 9, box=torch.tensor([3.0, 3.0, 3.0]), loop=loop)
+    assert edge_index[1].bincount().tolist() == [9] * n
+    inside = (shift == 0).all(1)
+    assert int(inside.sum()) == n * (n - (not loop))
+    assert set(shift.square().sum(1).tolist()) <= {0, 1, 2}
+
+
 def test_no_cap_on_the_number_of_neighbours(way):
     assert radius_graph(torch.zeros(70, 3), 0.0).shape == (2, 70 * 69)
 
