@@ -27,6 +27,8 @@ def extract(archive: str | Path, folder: str | Path, *, max_bytes: int = 10 << 3
     Members are files and folders whose names stay below ``folder``. Absolute names, names with "..", backslashes or
     colons, links, devices and encrypted members are refused, and so is an archive that would unpack to more than
     ``max_bytes`` bytes or 100,000 members, whatever sizes it states. Permissions and owners are not taken over.
+    Checksums are verified and a tar file must have its end mark, so that a truncated archive is refused; an altered
+    one is too, except for the content of members in a plain tar file, of which there is no checksum.
 
     Args:
         archive: the file.
@@ -111,11 +113,29 @@ def _tar_members(archive: Path, max_bytes: int) -> Iterator[tuple[str, IO[bytes]
     opener: Callable[..., Any] = next((opener for magic, opener in OPENERS.items() if head.startswith(magic)), open)
     with opener(archive, "rb") as raw:
         bounded = _Bounded(raw, max_bytes + MAX_MEMBERS * 2 * tarfile.BLOCKSIZE)
-        with tarfile.open(fileobj=bounded, mode="r|") as file:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=bounded, mode="r|", tarinfo=_Header) as file:  # type: ignore[call-overload]
             for member in file:
                 if not (member.isreg() or member.isdir()) or member.issparse():
                     raise ValueError(f"the member {member.name[:80]!r} is a link, a device or sparse")
                 yield member.name, None if member.isdir() else file.extractfile(member)
+            # The end mark is two blocks of zeros, of which tarfile reads one.
+            if file.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise ValueError("it has no end mark (truncated)")
+        while bounded.read(CHUNK):  # the checksum of a compressed file is verified at its very end
+            pass
+
+
+class _Header(tarfile.TarInfo):
+    """The header of a member; tarfile would take a damaged or missing one for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf == bytes(tarfile.BLOCKSIZE):
+                raise
+            raise ValueError(f"it is neither zip nor tar, truncated or damaged: {error}") from error
 
 
 class _Bounded:

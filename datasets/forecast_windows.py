@@ -19,11 +19,16 @@ class ForecastWindows(EqualGraphs):
     """Windows of recordings of the same body: the past in, the future out.
 
     A graph has ``pos`` [n, d] (the last past frame), ``vel`` [n, d] (difference to the frame before over the time
-    step), ``history`` [n, P, d] (all past frames), ``y`` ([n, d], or [n, F, d] for F > 1 future frames), and what the
-    trajectories know: ``x``, ``edge_attr``, ``part``, ``edge_index``. Without edges the graph is complete.
+    step), ``history`` [n, P, d] (all past frames), ``y`` ([n, d], or [n, F, d] for F > 1 future frames), ``start`` [1]
+    (its first frame), ``recording`` [1] (its place in :attr:`trajectories`), and what the trajectories know: ``x``,
+    ``edge_attr``, ``part``, ``edge_index``. Without edges the graph is complete.
+
+    Windows of one recording resemble each other. With ``graphs = self.split("train")`` the method ``independent`` of
+    one's own :class:`~geoeq.forecast.datamodule.GraphData` returns ``share_of_frames(graphs.recording, graphs.start,
+    graphs.past + graphs.steps[-1])``.
 
     Args:
-        trajectories: recordings with the same nodes, edges and time step, each without absent nodes.
+        trajectories: recordings with the same nodes, edges, time step and unit, each without absent nodes.
         past: number of frames given, at least 2 (a velocity needs two).
         future: the steps after the last past frame that are to be forecast; a number F is short for 1, ..., F.
         stride: frames between the starts of two windows.
@@ -57,10 +62,12 @@ class ForecastWindows(EqualGraphs):
         require_count("past", past, 2)
         steps = require_steps("future", future)
         super().__init__(None, transform, pre_transform)
-        self.trajectories = list(trajectories)
+        self.trajectories, self.past, self.steps = list(trajectories), past, steps
         shared = _shared(self.trajectories)
         blocks = [_block(trajectory, past, steps, stride) for trajectory in self.trajectories]
         block = {name: torch.cat([one[name] for one in blocks]) for name in blocks[0]}
+        sizes = torch.tensor([len(one["pos"]) for one in blocks])
+        block["recording"] = torch.arange(len(blocks)).repeat_interleave(sizes)[:, None]
         frames = past + steps[-1]
         require(len(block["pos"]) > 0, "trajectories", f"at least {frames} frames long", self.trajectories)
         if pre_transform is not None:
@@ -76,7 +83,7 @@ def _shared(trajectories: list[Trajectory]) -> dict[str, Tensor]:
     first = trajectories[0]
     for other in trajectories:
         require(other.present is None, "trajectories", "without absent nodes", other)
-        same = other.pos.shape[1:] == first.pos.shape[1:] and other.time_step == first.time_step
+        same = _frame(other) == _frame(first)
         require(same, "trajectories", f"alike, as {first}", other)
         for name in ("x", "edge_index", "edge_attr", "part"):
             ours, theirs = getattr(first, name), getattr(other, name)
@@ -86,6 +93,11 @@ def _shared(trajectories: list[Trajectory]) -> dict[str, Tensor]:
     if first.edge_index is None:
         known["edge_index"] = complete_graph(first.pos.shape[1])
     return {name: value for name, value in known.items() if value is not None}
+
+
+def _frame(trajectory: Trajectory) -> tuple[torch.Size, float, str]:
+    """Nodes and dimension, time step, unit."""
+    return trajectory.pos.shape[1:], trajectory.time_step, trajectory.unit
 
 
 def _block(trajectory: Trajectory, past: int, steps: list[int], stride: int) -> dict[str, Any]:

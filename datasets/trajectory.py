@@ -37,7 +37,8 @@ class Trajectory:
         name: of the recording.
 
     Raises:
-        ValueError: one line for a wrong shape, an edge to a node that is not there, or positions that are not finite.
+        ValueError: one line for a wrong shape or type, an edge to a node that is not there, or positions or features
+            that are not finite.
 
     Example:
         >>> walk = Trajectory(torch.randn(20, 5, 3).cumsum(0), time_step=0.1, unit="m")
@@ -60,20 +61,32 @@ class Trajectory:
     name: str = ""
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.pos.dim() != 3 or not self.pos.is_floating_point():
             raise ValueError(f"pos must be floating [T, N, d], got {self.pos.dtype} {list(self.pos.shape)}")
         require(self.time_step > 0 and math.isfinite(self.time_step), "time_step", "positive", self.time_step)
         n_frames, n_nodes, _ = self.pos.shape
         self._check_shapes(n_frames, n_nodes)
         self._check_edges(n_nodes)
+        if self.x is not None and not self.x.isfinite().all():
+            node = int(torch.nonzero(~self.x.isfinite())[0, 0])
+            raise ValueError(f"x must be finite, got {self.x[node].tolist()} at node {node}")
         finite = self.pos.isfinite().all(2)
         lost = torch.nonzero(~finite if self.present is None else ~finite & self.present)
         if lost.numel():
             frame, node = lost[0].tolist()
             raise ValueError(f"pos must be finite, got {self.pos[frame, node].tolist()} at frame {frame}, node {node}")
 
+    def _check_types(self) -> None:
+        for name in ("pos", "x", "edge_index", "edge_attr", "part", "ids", "present"):
+            value = getattr(self, name)
+            known = isinstance(value, Tensor) or (value is None and name != "pos")
+            require(known, name, "a tensor", type(value).__name__)
+        if self.present is not None:
+            require(self.present.dtype == torch.bool, "present", "bool", self.present.dtype)
+
     def _check_shapes(self, n_frames: int, n_nodes: int) -> None:
-        n_edges = 0 if self.edge_index is None else self.edge_index.shape[-1]
+        n_edges = 0 if self.edge_index is None else self.edge_index.numel() // 2
         shapes = {
             "x": (self.x, (n_nodes, None)),
             "edge_index": (self.edge_index, (2, n_edges)),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geoeq.datasets.mocap.kinematics import Rig
+from geoeq.datasets.mocap.kinematics import AXES, Rig
 from geoeq.datasets.mocap.skeleton import Skeleton
 from geoeq.datasets.mocap.text import LARGEST, MOST_JOINTS, malformed, numbered_lines, read_number, read_text
 from geoeq.datasets.trajectory import Trajectory
@@ -21,9 +21,11 @@ MOTION = re.compile(r"^[ \t]*MOTION[ \t]*$", re.MULTILINE)
 def read_bvh(path: str | Path, unit: str = "") -> tuple[Rig, Trajectory]:
     """Read a Biovision file.
 
-    A joint lies at x_parent + M_parent (offset + position channels) and turns by M = M_parent R, R the product of its
-    rotations in the order of its channels. End sites are joints without channels, named after their parent with
-    ``_end``.
+    A joint lies at x_parent + M_parent p and turns by M = M_parent R, R the product of its rotations in the order of
+    its channels. Here p is the joint's OFFSET, in which a position channel replaces the coordinate of its axis, as in
+    Blender: files with position channels at every joint repeat the offsets there. This holds for the root too, where
+    x_parent = 0. End sites are joints without channels, named after their parent with ``_end``, further ones of the
+    same joint with ``_end2``, ``_end3``, ...
 
     Args:
         path: of the file.
@@ -67,12 +69,15 @@ class _Hierarchy:
 
     def rig(self, unit: str) -> Rig:
         channels = tuple(channels or () for channels in self.channels)
+        offset = np.array(self.offset, dtype=np.float64)
+        for joint, names in enumerate(channels):
+            offset[joint, [AXES.index(name[1]) for name in names if name[0] == "t"]] = 0.0
         return Rig(
             Skeleton(tuple(self.names), tuple(self.parents)),
             channels,
             tuple(_order(names) for names in channels),
             rest=np.broadcast_to(np.eye(3), (len(self.names), 3, 3)),
-            offset=np.array(self.offset, dtype=np.float64),
+            offset=offset,
             unit=unit,
         )
 
@@ -93,7 +98,7 @@ class _Hierarchy:
             elif word == "End" and joint not in self.tips:
                 self._expect("Site")
                 self._expect("{")
-                tip = self._begin(joint, f"{self.names[joint]}_end")
+                tip = self._begin(joint, self._tip_name(joint))
                 self.tips.add(tip)
                 open_joints.append(tip)
             else:
@@ -132,6 +137,13 @@ class _Hierarchy:
             raise malformed(self.path, self.line, "joint without a name")
         self.line = line  # what is wrong with a name is wrong there, not at the brace
         return " ".join(words)
+
+    def _tip_name(self, joint: int) -> str:
+        number = 1 + sum(self.parents[tip] == joint for tip in self.tips)
+        name = f"{self.names[joint]}_end"
+        while (unique := name if number == 1 else f"{name}{number}") in self.names:  # a joint may be called so too
+            number += 1
+        return unique
 
     def _begin(self, parent: int, name: str) -> int:
         if name in self.names:

@@ -322,6 +322,52 @@ def test_bombs_are_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def cut_and_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data").write_bytes(content)
+    with pytest.raises(ValueError, match="data cannot be unpacked") as error:
+        extract(tmp_path / "data", tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "gz", "bz2", "xz"])
+def test_an_archive_that_lacks_its_last_bytes_is_refused(tmp_path, kind):
+    make = zipped(tmp_path / "data", HONEST) if kind == "zip" else tarred(tmp_path / "data", HONEST, kind)
+    whole = make.read_bytes()
+    for missing in range(1, 40):
+        cut_and_refused(tmp_path, whole[:-missing])
+
+
+@pytest.mark.parametrize("kind", ["", "gz", "bz2", "xz"])
+def test_a_tar_that_ends_between_members_or_at_half_an_end_mark_is_refused(tmp_path, kind):
+    whole = tarred(tmp_path / "data", HONEST).read_bytes()
+    packed = {"": bytes, "gz": archives.gzip.compress, "bz2": archives.bz2.compress, "xz": archives.lzma.compress}[kind]
+    end = len(whole.rstrip(b"\0")) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE + tarfile.BLOCKSIZE  # "empty" comes last
+    for length in [*range(0, end + 2 * tarfile.BLOCKSIZE, tarfile.BLOCKSIZE), end + 2 * tarfile.BLOCKSIZE - 1]:
+        cut_and_refused(tmp_path, packed(whole[:length]))
+    (tmp_path / "data").write_bytes(packed(whole[: end + 2 * tarfile.BLOCKSIZE]))
+    assert (extract(tmp_path / "data", tmp_path / "out") / "empty").exists()
+
+
+def test_an_altered_tar_is_refused(tmp_path):
+    whole = tarred(tmp_path / "data", HONEST).read_bytes()
+    stored = bytearray(archives.gzip.compress(whole, compresslevel=0))
+    stored[stored.index(b"twotwo")] ^= 1
+    cut_and_refused(tmp_path, bytes(stored))
+    header = bytearray(whole)
+    header[whole.index(b"sub/b.txt")] ^= 1  # tarfile itself takes a damaged second header for the end
+    cut_and_refused(tmp_path, bytes(header))
+    cut_and_refused(tmp_path, archives.gzip.compress(whole) + b"more")
+
+
+def test_what_follows_the_end_mark_is_bounded_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 10)
+    whole = tarred(tmp_path / "data", HONEST).read_bytes()
+    (tmp_path / "data").write_bytes(archives.gzip.compress(whole + bytes(50_000_000)))
+    with pytest.raises(ValueError, match="it unpacks to more bytes than allowed"):
+        extract(tmp_path / "data", tmp_path / "out", max_bytes=30_000)
+
+
 def test_damaged_archives_are_one_line(tmp_path):
     generator = np.random.default_rng(1)
     wholes = [zipped(tmp_path / "data", HONEST).read_bytes()]

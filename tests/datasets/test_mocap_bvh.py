@@ -85,6 +85,35 @@ def test_joints_that_move_in_their_parent(tmp_path):
     assert torch.allclose(walk.pos[1, 2], torch.tensor([-4.0, 6, 0]).double())
 
 
+@pytest.mark.parametrize("root", ["0 0 0", "3 4 5"])
+def test_position_channels_replace_the_offset(tmp_path, root):
+    """As Blender's exporter writes it: position channels at every joint, which repeat the offset."""
+    text = BVH.split("Frames")[0].replace("OFFSET 0 0 0", f"OFFSET {root}")
+    text = text.replace("3 Zrot", "6 Xposition Yposition Zposition Zrot")
+    frames = [line.split() for line in BVH.split("0.01\n")[1].splitlines()]
+    frames = [" ".join([*f[:6], "1 0 0", *f[6:9], "-1 0 0", *f[9:]]) for f in frames]
+    _, walk = read(tmp_path, text + "\n".join(["Frames: 3", "Frame Time: 0.01", *frames]))
+    _, plain = read(tmp_path, BVH)
+    assert torch.allclose(walk.pos, plain.pos)
+
+
+def test_axes_without_a_position_channel_keep_the_offset(tmp_path):
+    text = BVH.replace("OFFSET 1 0 0", "OFFSET 1 2 3").replace("3 Zrot", "4 Yposition Zrot", 1)
+    text = text.split("Frames")[0] + "Frames: 1\nFrame Time: 1\n0 5 0 0 0 0 9 0 0 0 0 0 0\n"
+    _, walk = read(tmp_path, text)
+    assert torch.allclose(walk.pos[0, 1], torch.tensor([1.0, 14, 3]).double())
+
+
+def test_several_end_sites_of_one_joint(tmp_path):
+    text = BVH.replace("End Site", "End Site { OFFSET 0 0 1 }\n End Site { OFFSET 0 0 2 }\n End Site")
+    rig, walk = read(tmp_path, text)
+    assert rig.skeleton.names[2:5] == ("LeftLeg_end", "LeftLeg_end2", "LeftLeg_end3")
+    assert rig.skeleton.mirror.tolist() == [0, 5, 6, 7, 8, 1, 2, 3, 4]
+    assert torch.allclose(walk.pos[0, 2:5], torch.tensor([[1.0, 5, 1], [1, 5, 2], [1, 3, 0]]).double())
+    taken = BVH.replace("End Site", "JOINT LeftLeg_end { OFFSET 0 0 1 }\n End Site", 1)
+    assert read(tmp_path, taken)[0].skeleton.names[2:4] == ("LeftLeg_end", "LeftLeg_end2")
+
+
 def test_written_again_it_reads_the_same(tmp_path):
     rig, walk = read(tmp_path, BVH)
     lines = []
