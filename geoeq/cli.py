@@ -6,10 +6,14 @@ import argparse
 import os
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 
 import geoeq
 from geoeq.forecast.runs import Interrupted
@@ -32,12 +36,14 @@ EXAMPLES = """examples:
   geoeq fit --help                                             every option
   geoeq bench soft --tasks "inertia z" --methods EMLP Evidence --seeds 0 1
 """
-INTERRUPTED = 130
+SIGNALLED = 128  # and the number of the signal, as shells count
 WRONG = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0, 2 for anything wrong with what was given, 130 after Ctrl-C.
+    """Run a command; returns its exit code.
+
+    That is 0, 2 for anything wrong with what was given, 130 after Ctrl-C, and 143 after SIGTERM.
 
     What is wrong is told in one line on stderr; ``GEOEQ_TRACEBACK=1`` shows where it was found.
     """
@@ -51,15 +57,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if args[0] not in COMMANDS:
         return _fail(f"command must be one of {', '.join(COMMANDS)}, got {args[0]}")
+    if args[0] == "bench":  # SIGTERM ends it as any program, and its processes would inherit a handler
+        return _guarded(args)
+    with _terminable():
+        return _guarded(args)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise the first SIGTERM as Ctrl-C is; Lightning alone would end the training as if it were done."""
+    if threading.current_thread() is not threading.main_thread():  # which alone is told of signals
+        yield
+        return
+    received = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        # ``timeout`` may send it twice, and the second one must not cut off what the first one has to tell.
+        if not received:
+            received = True
+            raise Interrupted(number=number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _guarded(args: Sequence[str]) -> int:
     try:
         return _run(args[0], [_shipped(a) for a in args[1:]])
-    except Interrupted as end:
-        return _interrupted(args, end.folder)
-    except KeyboardInterrupt:
-        return _interrupted(args)
+    except KeyboardInterrupt as end:
+        return _interrupted(args, end)
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning's way out after Ctrl-C
-            return _interrupted(args)
+            return _interrupted(args, end.__context__)
         return int(end.code or 0) if not isinstance(end.code, str) else _fail(end.code)
     except argparse.ArgumentError as error:
         if os.environ.get("GEOEQ_TRACEBACK"):
@@ -76,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(command: str, args: list[str]) -> int:
     if command == "bench":
         return _bench(args)
+    if (here := os.getcwd()) not in sys.path:  # console scripts lack it; last, so that it hides no installed package
+        sys.path.append(here)
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from geoeq.forecast.command import ForecastCLI, quieten
@@ -123,8 +158,10 @@ def _shipped(argument: str) -> str:
     return f"{head}{sign}{inside}" if inside.is_file() else argument
 
 
-def _interrupted(args: Sequence[str], folder: Path | None = None) -> int:
-    """Tell how to go on with the training in ``folder``: its file by name, for "last" may be that of an older run."""
+def _interrupted(args: Sequence[str], end: KeyboardInterrupt) -> int:
+    """Tell how to go on with the training: its file by name, for "last" may be that of an older run."""
+    cause = end if isinstance(end, Interrupted) else Interrupted()
+    folder = cause.folder
     last = None if folder is None else folder / "checkpoints" / "last.ckpt"
     hint = ""
     if args[0] == "fit" and last is not None and last.is_file():
@@ -134,7 +171,7 @@ def _interrupted(args: Sequence[str], folder: Path | None = None) -> int:
     elif args[0] == "fit":
         hint = "; nothing saved yet"
     print(f"geoeq: interrupted{hint}", file=sys.stderr)
-    return INTERRUPTED
+    return SIGNALLED + cause.number
 
 
 def _reason(message: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from geoeq.forecast.datamodule import GraphData
 from geoeq.forecast.module import ForecastModule
@@ -33,7 +35,7 @@ class ForecastCLI(LightningCLI):
     ``--ckpt_path last`` (or ``best``) finds the newest run of that name, and ``fit`` goes on in its folder.
 
     Raises:
-        Interrupted: after Ctrl-C.
+        Interrupted: after Ctrl-C or SIGTERM.
     """
 
     def __init__(self, args: list[str], *, folder: Path | None = None, label: str | None = None) -> None:
@@ -54,9 +56,11 @@ class ForecastCLI(LightningCLI):
         except BaseException as end:
             if self.folder is not None:
                 remove_empty(self.folder)
-            cause = end.__context__ if isinstance(end, SystemExit) else end  # Lightning's way out after Ctrl-C
+            cause = end.__context__ if type(end) is SystemExit else end  # Lightning's way out after Ctrl-C
+            if isinstance(cause, SIGTERMException):
+                raise Interrupted(self.folder, signal.SIGTERM) from end
             if isinstance(cause, KeyboardInterrupt):
-                raise Interrupted(self.folder) from end
+                raise Interrupted(self.folder, getattr(cause, "number", signal.SIGINT)) from end
             raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch_geometric.data import Batch
 
+from geoeq.datasets.download import data_root
 from geoeq.datasets.nbody import NBody, simulate
 from geoeq.forecast.conservation import nbody_drifts
 from geoeq.forecast.errors import as_path
@@ -64,10 +65,11 @@ class EpochBatches(Sampler[Tensor]):
 class _Batches(Dataset[Batch]):
     """A data set whose items are whole batches."""
 
-    def __init__(self, data: GraphData, split: str) -> None:
-        self.data, self.name = data, split
+    def __init__(self, data: GraphData, split: str, order: EpochBatches) -> None:
+        self.data, self.name, self.order = data, split, order
 
     def __getitem__(self, index: Tensor) -> Batch:
+        self.data.epoch = self.order.epoch
         return self.data.fetch(self.name, index)
 
 
@@ -88,6 +90,8 @@ class GraphData(LightningDataModule):
         unit: of positions.
         up: the axis that points up in pictures.
         source: where to get files that are missing and which option takes them, the end of a sentence.
+        epoch: that of the batch which is fetched. What :meth:`fetch` draws at random is to be a function of the seed,
+            the epoch and the index alone, so that a resumed run sees the same batches.
     """
 
     coordinates: int = 3
@@ -108,6 +112,7 @@ class GraphData(LightningDataModule):
             raise ValueError(f"time_unit must be positive, got {time_unit}")
         self.batch_size, self.eval_batch_size, self.shuffle_seed = batch_size, eval_batch_size, shuffle_seed
         self.time_unit = time_unit
+        self.epoch = 0
         self._splits: dict[str, Graphs] = {}
 
     def open(self, name: str) -> Graphs:
@@ -155,7 +160,8 @@ class GraphData(LightningDataModule):
 
     def _loader(self, name: str, batch_size: int, seed: int | None = None) -> DataLoader:
         graphs = self.split(name)
-        return DataLoader(_Batches(self, name), sampler=EpochBatches(len(graphs), batch_size, seed), batch_size=None)
+        order = EpochBatches(len(graphs), batch_size, seed)
+        return DataLoader(_Batches(self, name, order), sampler=order, batch_size=None)
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", self.batch_size, self.shuffle_seed)
@@ -216,7 +222,8 @@ class NBodyData(GraphData):
     """Training, validation and test batches of :class:`geoeq.datasets.NBody`.
 
     Args:
-        root: folder of the simulated data.
+        root: folder of the simulated data; None for ``nbody`` in the folder of the variable GEOEQ_DATA, or
+            ``data/nbody``.
         batch_size: graphs in a training batch.
         eval_batch_size: graphs in a batch of validation, test and prediction.
         shuffle_seed: seed of the order of the training graphs.
@@ -225,7 +232,7 @@ class NBodyData(GraphData):
 
     def __init__(
         self,
-        root: str = "data/nbody",
+        root: str | None = None,
         batch_size: int = 100,
         eval_batch_size: int = 1000,
         shuffle_seed: int = 0,
@@ -236,7 +243,7 @@ class NBodyData(GraphData):
         self.nbody = nbody  # on a line of its own, where jsonargparse looks for what becomes of keyword arguments
 
     def open(self, name: str) -> NBody:
-        return NBody(self.root, name, **self.nbody)
+        return NBody(data_root(self.root, "nbody"), name, **self.nbody)
 
     def true_paths(self, n: int) -> list[Tensor]:
         """As the base class's, with some 10 positions per frame, simulated anew."""

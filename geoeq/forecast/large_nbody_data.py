@@ -8,6 +8,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from geoeq.datasets import LargeNBody
+from geoeq.datasets.download import data_root
 from geoeq.forecast.conservation import nbody_drifts
 from geoeq.forecast.datamodule import GraphData
 
@@ -18,7 +19,8 @@ class LargeNBodyData(GraphData):
     """Training, validation and test batches of :class:`geoeq.datasets.LargeNBody`, 100 bodies and more.
 
     Args:
-        root: folder of the simulated data.
+        root: folder of the simulated data; None for ``nbody`` in the folder of the variable GEOEQ_DATA, or
+            ``data/nbody``.
         batch_size: graphs in a training batch.
         eval_batch_size: graphs in a batch of validation, test and prediction.
         shuffle_seed: seed of the order of the training graphs.
@@ -27,7 +29,7 @@ class LargeNBodyData(GraphData):
 
     def __init__(
         self,
-        root: str = "data/nbody",
+        root: str | None = None,
         batch_size: int = 20,
         eval_batch_size: int = 100,
         shuffle_seed: int = 0,
@@ -38,7 +40,7 @@ class LargeNBodyData(GraphData):
         self.nbody = nbody  # on a line of its own, where jsonargparse looks for what becomes of keyword arguments
 
     def open(self, name: str) -> LargeNBody:
-        return LargeNBody(self.root, name, **self.nbody)
+        return LargeNBody(data_root(self.root, "nbody"), name, **self.nbody)
 
     def drifts(self, batch: Batch, path: Tensor) -> dict[str, Tensor]:
         """Drift of the momentum; the energy would need all pairs."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch_geometric.data import Batch
 
 from geoeq.datasets import MolecularDynamics, Trajectory
+from geoeq.datasets.download import data_root
 from geoeq.datasets.molecular import read_trajectory
 from geoeq.forecast.datamodule import GraphData, with_field
 
@@ -24,7 +25,9 @@ class MolecularData(GraphData):
     ``part`` where residues are known, and ``charge`` and ``x`` [n, 1], both of them the atomic number / 10.
 
     Args:
-        path: an npz file such as those of MD17, or frames in any format that MDAnalysis opens.
+        path: an npz file such as those of MD17, or frames in any format that MDAnalysis opens; None for
+            ``md17/md17_aspirin.npz`` in the folder of the variable GEOEQ_DATA, or in ``data``, and with a topology for
+            the frames in that file.
         topology: file of the atoms for frames of the second kind, such as a PSF or PDB; None for npz files.
         select: which atoms of a topology, in MDAnalysis' language, such as ``"backbone"``.
         batch_size: graphs in a training batch.
@@ -39,7 +42,7 @@ class MolecularData(GraphData):
 
     def __init__(
         self,
-        path: str = "data/md17/md17_aspirin.npz",
+        path: str | None = None,
         topology: str | None = None,
         select: str = "all",
         batch_size: int = 100,
@@ -56,7 +59,8 @@ class MolecularData(GraphData):
     def recording(self) -> str | Trajectory:
         """What the splits are cut from."""
         if self.topology is None:
-            return str(Path(self.path).expanduser())
+            path = data_root(None, "md17") / "md17_aspirin.npz" if self.path is None else Path(self.path).expanduser()
+            return str(path)
         return read_trajectory(self.topology, None if self.path == self.topology else self.path, self.select)
 
     def open(self, name: str) -> MolecularDynamics:

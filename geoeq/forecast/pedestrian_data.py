@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
@@ -28,7 +29,7 @@ class PedestrianData(GraphData):
         shuffle_seed: seed of the order of the training windows.
         jitter: standard deviation, in metres, of noise that is added to the past positions of every other training
             window. Some recordings are rougher than others, and a network that has seen only smooth ones takes every
-            wobble for a turn.
+            wobble for a turn. The noise is a function of shuffle_seed, epoch and the windows of the batch.
         pedestrians: all other options of :class:`geoeq.datasets.Pedestrians`, the scene that is left out among them.
     """
 
@@ -55,11 +56,13 @@ class PedestrianData(GraphData):
 
     def fetch(self, name: str, index: Tensor) -> Batch:
         batch = super().fetch(name, index)
-        return self._shaken(batch) if name == "train" and self.jitter else batch
+        return self._shaken(batch, index) if name == "train" and self.jitter else batch
 
-    def _shaken(self, batch: Batch) -> Batch:
-        windows = self.jitter * (torch.rand(batch.num_graphs, 1, 1) < 0.5)
-        noise = windows[batch.batch] * torch.randn_like(batch.history)
+    def _shaken(self, batch: Batch, index: Tensor) -> Batch:
+        # The state of torch's own generator is in no checkpoint: a resumed run would see other batches.
+        pick = np.random.default_rng([self.shuffle_seed, self.epoch, *index.tolist()])
+        windows = self.jitter * torch.from_numpy(pick.random((batch.num_graphs, 1, 1)) < 0.5)
+        noise = windows[batch.batch] * torch.from_numpy(pick.standard_normal(batch.history.shape)).to(batch.history)
         noise[..., self.coordinates :] = 0.0
         batch.history = batch.history + noise
         batch.pos = batch.history[:, -1]

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import signal
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -27,15 +28,16 @@ KEYS = ("state_dict", "pytorch-lightning_version")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in a run.
+    """Ctrl-C or SIGTERM in a run.
 
     Attributes:
         folder: of that run; None before it has one.
+        number: of the signal.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None = None, number: int = signal.SIGINT) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder, self.number = folder, number
 
 
 def new_folder(name: str, root: str | Path = "runs") -> Path:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 
 from geoeq.cli import main
 from geoeq.forecast.command import ForecastCLI, quieten
+from geoeq.forecast.recorder import Recorder
 from geoeq.forecast.runs import checkpoint, new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,11 +29,21 @@ model:
 data: {field: 4.0, frames: [0, 2], sizes: [20, 10, 10], batch_size: 10}
 trainer: {accelerator: cpu, max_epochs: 1}
 """
+OWN = """
+from geoeq.forecast.datamodule import NBodyData
+
+
+class Own(NBodyData):
+    def __init__(self, batch_size: int = 10) -> None:
+        super().__init__(batch_size=batch_size, frames=[0, 2], sizes=[20, 10, 10])
+"""
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GEOEQ_DATA", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     quieten()
     return tmp_path
@@ -58,22 +70,73 @@ def errors(capsys) -> list[str]:
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("geoeq: error:")]
 
 
-def test_interrupt_from_the_keyboard_keeps_the_run_and_exits_with_130(folder):
+@pytest.mark.parametrize(
+    ("signals", "code"), [([signal.SIGINT], 130), ([signal.SIGTERM], 143), ([signal.SIGTERM] * 2, 143)]
+)
+def test_a_signal_keeps_the_run_and_is_told_by_the_exit_code(folder, signals, code):
     process = start("fit", "--config", "tiny.yaml", "--trainer.max_epochs=100000")
     try:
         deadline = time.monotonic() + 60
         while not list(folder.rglob("last.ckpt")) and time.monotonic() < deadline:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        for number in signals:
+            process.send_signal(number)
         told = process.communicate(timeout=60)[1]
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 130, told
-    assert "--ckpt_path" in told
+    assert process.returncode == code, told
     assert "Traceback" not in told
-    run = checkpoint("last", "tiny").parent.parent
-    assert {"config.yaml", "metrics.csv", "report.html"} <= {path.name for path in run.iterdir()}
+    last = checkpoint("last", "tiny").relative_to(".")
+    hint = f"geoeq fit --config tiny.yaml --trainer.max_epochs=100000 --ckpt_path={last}"
+    assert told.endswith(f"geoeq: interrupted; go on with: {hint}\n")
+    assert {"config.yaml", "metrics.csv", "report.html"} <= {path.name for path in last.parent.parent.iterdir()}
+
+
+def test_sigterm_before_the_first_checkpoint_is_told_too(folder):
+    process = start("fit", "--config", "tiny.yaml", "--data.sizes=[20000,10,10]")
+    try:
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("runs/tiny/*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        told = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 143, told
+    assert told.endswith("geoeq: interrupted; nothing saved yet\n")
+    assert not list(folder.glob("runs/tiny/*"))
+
+
+def test_sigterm_that_lightning_alone_hears_of_is_no_success(folder, monkeypatch):
+    def hear(recorder, trainer, *_):
+        trainer._signal_connector.received_sigterm = True
+
+    monkeypatch.setattr(Recorder, "on_train_batch_start", hear)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["fit", "--config", "tiny.yaml"]) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_commands_run_in_another_thread(folder):
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(main, ["fit", "--config", "tiny.yaml", "--print_config"]).result() == 0
+
+
+def test_a_class_of_data_in_the_working_directory_is_found(folder):
+    (folder / "own_data_of_a_test.py").write_text(OWN)
+    lines = [line for line in CONFIG.splitlines() if not line.startswith("data:")]
+    (folder / "own.yaml").write_text("\n".join([*lines, "data: {class_path: own_data_of_a_test.Own}"]))
+    assert main(["fit", "--config", "own.yaml"]) == 0
+    assert sys.path[-1] == str(folder)  # behind all that is installed
+
+
+def test_data_are_where_the_variable_says(folder, monkeypatch):
+    monkeypatch.setenv("GEOEQ_DATA", "elsewhere")
+    assert main(["fit", "--config", "tiny.yaml"]) == 0
+    assert list(folder.glob("elsewhere/nbody/processed/*.pt"))
+    assert not (folder / "data").exists()
 
 
 def test_an_unknown_option_is_one_line_and_exit_code_2(folder):

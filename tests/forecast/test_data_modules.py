@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch_geometric.data import Batch
 
+from geoeq.cli import main
 from geoeq.datasets import MolecularDynamics, MotionCapture, Pedestrians, Trajectory
 from geoeq.datasets.mocap.protocols import CMU
 from geoeq.datasets.molecular import MolecularProtocol
 from geoeq.datasets.nbody import Protocol
 from geoeq.datasets.pedestrians import dataset as published
+from geoeq.forecast.command import ForecastCLI, quieten
 from geoeq.forecast.datamodule import GraphData, NBodyData, share_of_frames
 from geoeq.forecast.large_nbody_data import LargeNBodyData
 from geoeq.forecast.mocap_data import MotionCaptureData
@@ -151,7 +153,6 @@ def test_pedestrians_stand_in_space_and_count_two_coordinates(streets):
 def test_half_of_the_training_windows_are_shaken_on_the_ground(streets):
     options = {"scene": "zara1", "past": 4, "future": 3, "shuffle_seed": 0}
     plain, shaken = PedestrianData(streets, **options), PedestrianData(streets, jitter=0.1, **options)
-    torch.manual_seed(0)
     index = torch.arange(len(plain.split("train")))
     before, after = plain.fetch("train", index), shaken.fetch("train", index)
     moved = (after.history - before.history)[..., :2]
@@ -165,6 +166,71 @@ def test_half_of_the_training_windows_are_shaken_on_the_ground(streets):
     assert torch.equal(shaken.fetch("test", torch.arange(1)).pos, plain.fetch("test", torch.arange(1)).pos)
     with pytest.raises(ValueError, match="jitter must be at least 0, got -1"):
         PedestrianData(streets, jitter=-1, **options)
+
+
+def test_shaken_batches_are_a_function_of_seed_epoch_and_batch(streets):
+    options = {"scene": "zara1", "past": 4, "future": 3, "jitter": 0.1}
+
+    def history(epoch, seed=0):
+        loader = PedestrianData(streets, shuffle_seed=seed, **options).train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return [batch.history for batch in loader]
+
+    first, second = history(3), history(3)
+    assert len(first) > 1
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    data, index = PedestrianData(streets, **options), torch.arange(20)
+    same = data.fetch("train", index).history
+    assert torch.equal(data.fetch("train", index).history, same)
+    data.epoch = 1
+    assert not torch.equal(data.fetch("train", index).history, same)
+    assert not torch.equal(PedestrianData(streets, shuffle_seed=1, **options).fetch("train", index).history, same)
+
+
+def test_a_shaken_training_resumes_to_the_same_weights(streets, tmp_path, monkeypatch, interrupted_at):
+    monkeypatch.chdir(tmp_path)
+    quieten()
+    (tmp_path / "street.yaml").write_text(
+        """
+name: street
+model:
+  model:
+    class_path: geoeq.layers.TypedMPNN
+    init_args: {hidden: 4x0e + 2x1o, n_layers: 1, mode: soft, edge_dim: 0}
+data:
+  class_path: geoeq.forecast.pedestrian_data.PedestrianData
+  init_args: {scene: eth, future: [12], batch_size: 30, jitter: 0.1, log: false}
+trainer: {accelerator: cpu, max_epochs: 3, limit_train_batches: 3, limit_val_batches: 1}
+"""
+    )
+    args = ["fit", "--config", "street.yaml", f"--data.root={streets}"]
+    straight = ForecastCLI([*args, "--runs=straight"]).model
+    with interrupted_at(2, 1):
+        assert main([*args, "--runs=broken"]) == 130
+    torch.manual_seed(5)  # as a new process would find another state
+    resumed = ForecastCLI([*args, "--runs=broken", "--ckpt_path=last"]).model
+    for key, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_folders_follow_the_variable_unless_they_are_given(tmp_path, monkeypatch, molecule):
+    small = {"frames": [0, 1], "sizes": [2, 2, 2], "log": False}
+    large = small | {"protocol": Protocol("gravity", 20, every=10)}
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data", "all"):
+        if folder == "all":
+            monkeypatch.setenv("GEOEQ_DATA", str(tmp_path / "all"))
+        else:
+            monkeypatch.delenv("GEOEQ_DATA", raising=False)
+        for count, data in enumerate((NBodyData(**small), LargeNBodyData(**large)), 1):
+            data.split("valid")
+            assert len(list((tmp_path / folder / "nbody" / "processed").glob("*valid*.pt"))) == count
+        (tmp_path / folder / "md17").mkdir()
+        shutil.copy(molecule, tmp_path / folder / "md17" / "md17_aspirin.npz")
+        assert len(MolecularData(protocol=SHORT).split("train")) == 20
+    NBodyData(str(tmp_path / "own"), **small).split("valid")
+    assert list((tmp_path / "own").glob("processed/*.pt"))
+    assert MolecularData(molecule).recording == molecule
 
 
 def test_losses():
@@ -198,6 +264,8 @@ def test_simulations_that_mdanalysis_reads(tmp_path):
     torch.testing.assert_close(batch.vel, torch.full((3, 3), 0.01), rtol=1e-3, atol=1e-5)
     assert isinstance(data.recording, Trajectory)
     assert data.recording is data.recording  # read once for all splits
+    alone = MolecularData(topology=path, protocol=own, radius=3.0)
+    assert torch.equal(alone.fetch("train", torch.tensor([0])).pos, batch.pos)
 
 
 @pytest.mark.parametrize(

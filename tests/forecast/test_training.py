@@ -35,6 +35,7 @@ CHECKPOINT = {"state_dict": {"weight": torch.arange(4.0)}, "pytorch-lightning_ve
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GEOEQ_DATA", raising=False)
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     return tmp_path
 
