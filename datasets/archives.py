@@ -59,7 +59,7 @@ def extract(archive: str | Path, folder: str | Path, *, max_bytes: int = 10 << 3
     temporary.mkdir(parents=True)
     try:
         # Headers and padding of a tar file count too, for they also come out of the compression.
-        members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive, max_bytes)
+        members = _zip_members(archive) if _is_zip(archive) else _tar_members(archive, max_bytes)
         _write(members, temporary, max_bytes)
         if folder.exists():
             folder.rmdir()
@@ -123,6 +123,13 @@ def _tar_members(archive: Path, max_bytes: int) -> Iterator[tuple[str, IO[bytes]
                 raise ValueError("it has no end mark (truncated)")
         while bounded.read(CHUNK):  # the checksum of a compressed file is verified at its very end
             pass
+
+
+def _is_zip(archive: Path) -> bool:
+    """Whether it is a zip from its first byte on; zipfile also finds one that is the last member of a tar."""
+    with archive.open("rb") as file:
+        starts = file.read(2) == b"PK"
+    return starts and zipfile.is_zipfile(archive)
 
 
 class _Header(tarfile.TarInfo):

@@ -395,3 +395,14 @@ def test_no_archive_and_no_archive_of_a_known_kind(tmp_path):
         (tmp_path / "data").write_bytes(content)
         with pytest.raises(ValueError, match="cannot be unpacked"):
             extract(tmp_path / "data", tmp_path / "out")
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path):
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as inner:
+        inner.writestr("inside.txt", "x")
+    (tmp_path / "data.txt").write_text("y")
+    with tarfile.open(tmp_path / "a.tar", "w") as outer:
+        for name in ("data.txt", "inner.zip"):
+            outer.add(tmp_path / name, name)
+    extract(tmp_path / "a.tar", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data.txt", "inner.zip"]
