@@ -41,6 +41,7 @@ class StepSizes(nn.Module):
         device = parameters[0].device
         self.register_buffer("steps", torch.zeros(len(parameters), dtype=torch.float64, device=device))
         self.age, self.begun = 0, False
+        self._adaptive = False
 
     @property
     def is_due(self) -> bool:
@@ -57,9 +58,11 @@ class StepSizes(nn.Module):
         Raises:
             ValueError: if ``optimizer`` does not hold every attached weight.
         """
+        if self._adaptive and not self.is_due:
+            return self.steps
         squares = [_square_of(optimizer.state.get(p, {})) for p in self.parameters_]
-        adaptive = any(square is not None for square in squares)
-        if adaptive and not self.is_due:
+        self._adaptive = any(square is not None for square in squares)
+        if self._adaptive and not self.is_due:
             return self.steps
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         own = [groups[id(p)] for p in self.parameters_ if id(p) in groups]
@@ -69,7 +72,7 @@ class StepSizes(nn.Module):
                 f"optimizer must hold every attached weight, {missing} of {len(self.parameters_)} are missing"
             )
         rates = self._per_weight([rate_of(group) for group in own])
-        if not adaptive:
+        if not self._adaptive:
             return rates
         sizes = self._root_mean_square(optimizer, own)
         least = self._per_weight([group.get("eps", 0.0) for group in own])
