@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from geoeq.ops.matrix3 import transforms_active
+
 __all__ = ["check_graph", "check_values"]
 
 
@@ -38,12 +40,15 @@ def check_graph(
 
 
 def check_values(pos: Tensor, edge_index: Tensor) -> None:
-    """Check that positions are finite and edges name existing nodes; skipped inside a compiled graph and on a GPU.
+    """Check that positions are finite and edges name existing nodes.
+
+    Not inside a compiled graph, a transform of torch.func or on a GPU.
 
     Raises:
         ValueError: naming the first argument with a value that cannot be used.
     """
-    if torch.compiler.is_compiling() or pos.is_cuda:  # reading a value back would break the graph or stall the GPU
+    # reading a value back would break the graph or the transform, or stall the GPU
+    if torch.compiler.is_compiling() or pos.is_cuda or transforms_active():
         return
     if not bool(torch.isfinite(pos).all()):
         raise ValueError(f"pos must be finite, got {int((~torch.isfinite(pos)).sum())} values that are NaN or infinite")

@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 from geoeq.layers.forecast_io import ForecastIO
 from geoeq.layers.ponita_cloud import CloudKernel
 from geoeq.layers.ponita_conv import PonitaKernel
-from geoeq.layers.ponita_net import Kernel, PonitaNet
+from geoeq.layers.ponita_net import Kernel, PonitaNet, node_rotation
 from geoeq.layers.ponita_zonal import ZonalKernel
 from geoeq.layers.steerable_net import SteerableNet
 from geoeq.reps import Irreps
@@ -92,19 +92,8 @@ class PonitaForecast(nn.Module):
 
     def forward(self, data: Data) -> Tensor:
         """Predicted positions [N, 3] or [N, n_frames, 3]."""
-        _, moved = self.net(*self._inputs(data), rotation=self._rotation(data))
+        _, moved = self.net(*self._inputs(data), rotation=node_rotation(data))
         return self.io.forecast(data.pos, moved)
-
-    def _rotation(self, data: Data) -> Tensor | None:
-        """[3, 3] for all nodes, or [N, 3, 3] where every graph brings its own: batches stack them to [3 B, 3]."""
-        rotation = data.get("rotation")
-        if rotation is None or rotation.shape == (3, 3):
-            return rotation
-        n_graphs = getattr(data, "num_graphs", 1)
-        if rotation.shape not in ((3 * n_graphs, 3), (n_graphs, 3, 3)):
-            raise ValueError(f"rotation must be [3, 3] for each of {n_graphs} graphs, got {list(rotation.shape)}")
-        rotation = rotation.reshape(-1, 3, 3)
-        return rotation[0] if n_graphs == 1 else rotation[data.batch]
 
     def _inputs(self, data: Data) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]:
         known = self.io(data)
@@ -123,7 +112,7 @@ class SteerableForecast(nn.Module):
         n_layers: number of convolutions.
         cutoff: where messages end, in units of ``length``.
         node_dim, edge_dim, history, n_frames, length: see :class:`~geoeq.layers.ForecastIO`.
-        lmax, n_basis, neighbours, attention: as for :class:`~geoeq.layers.SteerableConv`.
+        lmax, n_basis, neighbours, attention, radial: as for :class:`~geoeq.layers.SteerableConv`.
 
     Shapes: as :class:`~geoeq.layers.ForecastIO`; returns ``[N, 3]``, or ``[N, n_frames, 3]`` for more than one frame.
 
@@ -156,11 +145,13 @@ class SteerableForecast(nn.Module):
         n_basis: int = 16,
         neighbours: float = 4.0,
         attention: bool = False,
+        radial: str = "bessel",
     ) -> None:
         super().__init__()
         self.io = ForecastIO(node_dim=node_dim, edge_dim=edge_dim, history=history, n_frames=n_frames, length=length)
         n_scalars, n_vectors = self.io.n_scalars, self.io.n_vectors
-        options: dict[str, Any] = {"lmax": lmax, "n_basis": n_basis, "neighbours": neighbours, "attention": attention}
+        options: dict[str, Any] = {"lmax": lmax, "n_basis": n_basis, "neighbours": neighbours}
+        options |= {"attention": attention, "radial": radial}
         known, wanted = Irreps([(n_scalars + n_vectors, "0e"), (n_vectors, "1o")]), Irreps([(n_frames, "1o")])
         self.net = SteerableNet(known, wanted, hidden, n_layers, cutoff=cutoff, edge_dim=edge_dim, **options)
 

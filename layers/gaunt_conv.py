@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from geoeq.layers.checks import check_graph, check_values
 from geoeq.layers.radial import RadialBasis, polynomial_cutoff
+from geoeq.ops.backends import needs_plain_torch
+from geoeq.ops.constants import constants
 from geoeq.ops.gather_mul_scatter import gather_mul_scatter
 from geoeq.ops.neighbours import Neighbours
 from geoeq.ops.sphere import spherical_harmonics, whole_quadrature, zonal_polynomials
@@ -131,7 +131,7 @@ class GauntConv(nn.Module):
     ) -> Tensor:
         """Sum of filter times sender's function at every grid point [N, G, C]."""
         step = max(TILE // (f.shape[1] * f.shape[2]), 1)
-        if edge_index.shape[1] <= step or torch.compiler.is_compiling():
+        if edge_index.shape[1] <= step or torch.compiler.is_compiling() or needs_plain_torch():
             return self._sum(f, points, pos, edge_index, edge_attr, graph)
         out = torch.zeros_like(f)
         for start in range(0, edge_index.shape[1], step):
@@ -191,9 +191,7 @@ def _grid(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, 
     return _grid_tables(lmax, dtype, device)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-@torch.no_grad()
+@constants
 def _grid_tables(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Points [G, 3] of a quadrature of degree 3L, and the maps to values [G, K] and back [K, G]."""
     points, weights = whole_quadrature(3 * lmax)

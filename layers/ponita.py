@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 from geoeq.layers.checks import check_graph
 from geoeq.layers.ponita_cloud import CloudKernel
 from geoeq.layers.ponita_conv import PonitaKernel
-from geoeq.layers.ponita_net import PonitaNet
+from geoeq.layers.ponita_net import PonitaNet, node_rotation
 from geoeq.layers.ponita_zonal import ZonalKernel
 
 __all__ = ["Ponita"]
@@ -35,8 +35,8 @@ class Ponita(nn.Module):
             ``grid`` is then its quadrature.
 
     Shapes: ``data.pos [N, 3]``, ``data.vel [N, 3]``, ``data.charge [N, 1]``, ``data.edge_index [2, E]`` (sender,
-    receiver), ``data.x [N, node_dim]``, ``data.edge_attr [E, edge_dim]``, and optionally ``data.rotation`` [3, 3],
-    which turns the grid; returns ``[N, 3]``.
+    receiver), ``data.x [N, node_dim]``, ``data.edge_attr [E, edge_dim]``, and optionally ``data.rotation``, which
+    turns the grid: [3, 3], or [3 B, 3] for B graphs that have one each; returns ``[N, 3]``.
 
     Symmetry: that of :class:`PonitaNet`; with ``grid="edges"`` E(3), relative error below 1e-10 in float64.
 
@@ -93,7 +93,7 @@ class Ponita(nn.Module):
 
     def forward(self, data: Data) -> Tensor:
         """Predicted positions [N, 3]."""
-        _, shift = self.net(*self._inputs(data), rotation=data.get("rotation"))
+        _, shift = self.net(*self._inputs(data), rotation=node_rotation(data))
         return data.pos + shift.squeeze(1)
 
     def _inputs(self, data: Data) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
 from geoeq.layers.checks import check_graph, check_values
 from geoeq.layers.ponita_cloud import CloudKernel, lift_edges
@@ -16,7 +17,7 @@ from geoeq.layers.ponita_step import pointwise_mlp
 from geoeq.layers.ponita_zonal import ZonalConv, ZonalKernel
 from geoeq.ops.scatter import scatter_mean
 
-__all__ = ["Kernel", "PonitaBlock", "PonitaNet", "PonitaTrunk"]
+__all__ = ["Kernel", "PonitaBlock", "PonitaNet", "PonitaTrunk", "node_rotation"]
 
 Kernel: TypeAlias = PonitaKernel | DistanceKernel | CloudKernel | ZonalKernel
 Conv: TypeAlias = PonitaConv | ZonalConv
@@ -191,6 +192,9 @@ class PonitaNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Scalars and vectors at nodes; shapes in the class docstring."""
         self._check(pos, edge_index, scalars, vectors, edge_attr)
+        d, n = self.kernel.dim, len(pos)
+        if rotation is not None and rotation.shape not in ((d, d), (n, d, d)):
+            raise ValueError(f"rotation must be [{d}, {d}] or [N, {d}, {d}] with N = {n}, got {list(rotation.shape)}")
         if rotation is not None:  # turning the grid is turning everything else the other way
             pos = _turn(pos, rotation.mT)
             vectors = None if vectors is None else _turn(vectors, rotation.mT)
@@ -266,6 +270,18 @@ class PonitaNet(nn.Module):
             if (None if value is None else tuple(value.shape)) != (shape if width else None):
                 expected = list(shape) if width else None
                 raise ValueError(f"{name} must be {expected}, got {None if value is None else list(value.shape)}")
+
+
+def node_rotation(data: Data) -> Tensor | None:
+    """``data.rotation``: [3, 3] for all nodes, or [N, 3, 3] where every graph has its own, stacked to [3 B, 3]."""
+    rotation = data.get("rotation")
+    if rotation is None or rotation.shape == (3, 3):
+        return rotation
+    n_graphs = getattr(data, "num_graphs", 1)
+    if rotation.shape not in ((3 * n_graphs, 3), (n_graphs, 3, 3)):
+        raise ValueError(f"rotation must be [3, 3] for each of {n_graphs} graphs, got {list(rotation.shape)}")
+    rotation = rotation.reshape(-1, 3, 3)
+    return rotation[0] if n_graphs == 1 else rotation[data.batch]
 
 
 def _turn(rows: Tensor, rotation: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoeq.layers.ponita_tiles import derivative, linear, needs_plain, tiles
+from geoeq.layers.ponita_tiles import derivative, linear, needs_derivative, needs_plain, tiles
 
 __all__ = ["pointwise_mlp", "spatial_kernels"]
 
@@ -86,7 +86,7 @@ class _Kernels(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         n_inputs = len(ctx.needs_input_grad)
         inputs, outer = ctx.saved_tensors[:n_inputs], ctx.saved_tensors[n_inputs:]
-        if torch.is_grad_enabled():  # a second derivative follows: let autograd see every operation
+        if needs_derivative(grads[0]):  # a second derivative follows: let autograd see every operation
             return derivative(_plain_kernels, inputs, ctx.needs_input_grad, *grads)
         columns, w1, b1, w2, b2, window, *weights = inputs
         joint = torch.cat(weights)
@@ -137,7 +137,7 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, wide = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
-        if torch.is_grad_enabled():
+        if needs_derivative(grad):
             plain = partial(_plain_mlp, eps=ctx.eps)
             return *derivative(plain, inputs, ctx.needs_input_grad[:-1], grad), None
         x, _, gain, shift, w1, _, w2, _ = inputs

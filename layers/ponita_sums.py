@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from geoeq.layers.ponita_edges import Pairs
-from geoeq.layers.ponita_tiles import derivative, needs_plain, tiles
+from geoeq.layers.ponita_tiles import derivative, needs_derivative, needs_plain, tiles
 from geoeq.ops.gather_mul_scatter import gather_mul_scatter
 from geoeq.ops.neighbours import Neighbours
 from geoeq.ops.scatter import scatter_sum
@@ -120,7 +120,7 @@ class _Pairs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if needs_derivative(grad):
             plain = partial(_plain_pairs, mirrored=ctx.mirrored)
             return *derivative(plain, inputs, ctx.needs_input_grad[:-1], grad), None
         x, kernel, sender, receiver, loops = inputs

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["derivative", "linear", "needs_plain", "tiles"]
+from geoeq.ops.backends import stands_for_many
+
+__all__ = ["derivative", "linear", "needs_derivative", "needs_plain", "tiles"]
 
 TILE = 4096  # rows: with fewer the calls cost more, with many more the intermediate values leave the cache
 
@@ -20,6 +22,11 @@ def needs_plain(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
         return True
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def needs_derivative(gradient: Tensor) -> bool:
+    """Whether a backward pass must go through torch's own operations: a second derivative, or one for many at once."""
+    return torch.is_grad_enabled() or stands_for_many(gradient)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -38,12 +45,14 @@ def tiles(n_rows: int, width: int = 1) -> Iterator[slice]:
 def derivative(
     plain: Callable[..., Any], inputs: tuple[Any, ...], needed: tuple[bool, ...], *grads: Tensor | None
 ) -> tuple[Tensor | None, ...]:
+    again = torch.is_grad_enabled()
     # Views end the search at this step: one input may itself be computed from another.
-    views = [x.view_as(x) if need else x for x, need in zip(inputs, needed, strict=True)]
-    outs = plain(*views)
+    with torch.enable_grad():
+        views = [x.view_as(x) if need else x for x, need in zip(inputs, needed, strict=True)]
+        outs = plain(*views)
     outs = (outs,) if isinstance(outs, Tensor) else outs
     given = [(out, g) for out, g in zip(outs, grads, strict=True) if g is not None]
     outs, cotangents = zip(*given, strict=True)
     wanted = [view for view, need in zip(views, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(outs, wanted, cotangents, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(outs, wanted, cotangents, create_graph=again, allow_unused=True))
     return tuple(next(found) if need else None for need in needed)

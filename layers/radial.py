@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 __all__ = ["RadialBasis", "polynomial_cutoff"]
 
+KINDS = {"bessel": 1, "gaussian": 2}  # and the least number of functions
+
 
 def polynomial_cutoff(length: Tensor, cutoff: float, p: int = 6) -> Tensor:
     r"""Polynomial that falls from 1 to 0 at ``cutoff``, with two derivatives that vanish there.
@@ -71,12 +73,11 @@ class RadialBasis(nn.Module):
 
     def __init__(self, n_basis: int, cutoff: float, *, kind: str = "bessel", window: bool = True) -> None:
         super().__init__()
-        least = {"bessel": 1, "gaussian": 2}
-        if kind not in least:
-            raise ValueError(f"kind must be one of {list(least)}, got {kind!r}")
-        if n_basis < least[kind] or not 0 < cutoff < math.inf:
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {list(KINDS)}, got {kind!r}")
+        if n_basis < KINDS[kind] or not 0 < cutoff < math.inf:
             raise ValueError(
-                f"n_basis must be >= {least[kind]} and cutoff positive and finite, got {n_basis} and {cutoff}"
+                f"n_basis must be >= {KINDS[kind]} and cutoff positive and finite, got {n_basis} and {cutoff}"
             )
         self.n_basis, self.cutoff, self.kind, self.window = n_basis, cutoff, kind, window
         first = 1 if kind == "bessel" else 0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from geoeq.layers.checks import check_graph, check_values
-from geoeq.layers.radial import RadialBasis, polynomial_cutoff
+from geoeq.layers.radial import KINDS, RadialBasis, polynomial_cutoff
 from geoeq.layers.typed_linear import TypedLinear
 from geoeq.ops.neighbours import Neighbours
 from geoeq.ops.scatter import scatter_softmax
@@ -38,6 +38,7 @@ class SteerableConv(nn.Module):
         lmax: highest degree :math:`l_2` of the harmonics.
         cutoff: where messages end, in the unit of the positions.
         n_basis: radial functions.
+        radial: their kind, ``"bessel"`` or ``"gaussian"``, see :class:`~geoeq.layers.RadialBasis`.
         hidden: width of the radial network.
         edge_dim: number of invariant edge features.
         neighbours: typical number of incoming edges.
@@ -74,6 +75,7 @@ class SteerableConv(nn.Module):
         edge_dim: int = 0,
         neighbours: float = 1.0,
         attention: bool = False,
+        radial: str = "bessel",
     ) -> None:
         super().__init__()
         irreps_in, irreps_out = Irreps(irreps_in), Irreps(irreps_out)
@@ -82,6 +84,8 @@ class SteerableConv(nn.Module):
                 "lmax and edge_dim must be >= 0, hidden >= 1 and neighbours > 0, "
                 f"got {lmax}, {edge_dim}, {hidden} and {neighbours}"
             )
+        if radial not in KINDS:
+            raise ValueError(f"radial must be one of {list(KINDS)}, got {radial!r}")
         self.width, self.lmax, self.edge_dim = irreps_in.dim, lmax, edge_dim
         self.scale = 1.0 if attention else neighbours**-0.5
         harmonics = Irreps.spherical_harmonics(lmax)
@@ -89,7 +93,7 @@ class SteerableConv(nn.Module):
         self.product = TensorProduct(irreps_in, harmonics, middle, instructions=instructions)
         self.linear_in = TypedLinear(irreps_in, irreps_in, bias=False)
         self.linear_out = TypedLinear(middle, irreps_out, bias=False)
-        self.basis = RadialBasis(n_basis, cutoff, window=False)
+        self.basis = RadialBasis(n_basis, cutoff, kind=radial, window=False)
         self.radial = _perceptron(n_basis + edge_dim, hidden, self.product.weight_numel)
         self.scalars = [s for s, block in zip(irreps_in.slices(), irreps_in, strict=True) if block.ir.is_scalar()]
         self.logits = None

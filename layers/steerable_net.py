@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from e3nn.o3 import Irrep
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -12,7 +14,7 @@ from geoeq.layers.checks import check_graph, check_values
 from geoeq.layers.gate import NormGate
 from geoeq.layers.gaunt_conv import GauntConv, degree_irreps
 from geoeq.layers.irreps_norm import IrrepsLayerNorm
-from geoeq.layers.steerable_conv import SteerableConv
+from geoeq.layers.steerable_conv import SteerableConv, reachable_irreps
 from geoeq.layers.typed_linear import TypedLinear
 from geoeq.ops.backends import choose_backend
 from geoeq.ops.neighbours import neighbours
@@ -31,10 +33,12 @@ class _ResidualNet(nn.Module):
         irreps_out: Irreps | str,
         hidden: Irreps,
         convs: list[nn.Module],
+        lmax: int,
     ) -> None:
         super().__init__()
         if not convs:
             raise ValueError("n_layers must be at least 1, got 0")
+        _check_reached(Irreps(irreps_in), Irreps(irreps_out), hidden, len(convs), lmax)
         gate = NormGate(hidden)
         self.gate = gate
         self.embed = TypedLinear(irreps_in, hidden)
@@ -52,6 +56,19 @@ class _ResidualNet(nn.Module):
         return self.readout(h)
 
 
+def _check_reached(irreps_in: Irreps, irreps_out: Irreps, hidden: Irreps, n_layers: int, lmax: int) -> None:
+    """Raise a ValueError if a part of the result would stay zero, or a constant, whatever the weights."""
+    kept = {ir for mul, ir in hidden if mul}
+    reached = kept & ({ir for mul, ir in irreps_in if mul} | {Irrep("0e")})  # biases are scalars
+    for _ in range(n_layers):
+        products = {ir for _, ir in reachable_irreps(Irreps([(1, ir) for ir in reached]), lmax)}
+        reached |= kept & products
+    missing = {ir for mul, ir in irreps_out if mul} - reached
+    if missing:
+        way = f"{irreps_in} through {n_layers} layers of {hidden} with lmax = {lmax}"
+        raise ValueError(f"irreps_out must be reached from {way}, got {min(missing)} in {irreps_out}")
+
+
 class SteerableNet(_ResidualNet):
     r"""Residual network of :class:`~geoeq.layers.SteerableConv` layers.
 
@@ -63,7 +80,7 @@ class SteerableNet(_ResidualNet):
         hidden: features between the layers, scalars first.
         n_layers: number of convolutions.
         cutoff: where messages end, in the unit of the positions.
-        lmax, n_basis, edge_dim, neighbours, attention: as for :class:`~geoeq.layers.SteerableConv`.
+        lmax, n_basis, edge_dim, neighbours, attention, radial: as for :class:`~geoeq.layers.SteerableConv`.
 
     Shapes: ``x [N, irreps_in.dim]``, ``pos [N, 3]``, ``edge_index [2, E]`` (sender, receiver),
     ``edge_attr [E, edge_dim]``; returns ``[N, irreps_out.dim]``.
@@ -93,6 +110,7 @@ class SteerableNet(_ResidualNet):
         edge_dim: int = 0,
         neighbours: float = 1.0,
         attention: bool = False,
+        radial: str = "bessel",
     ) -> None:
         irreps = Irreps(hidden)
 
@@ -106,9 +124,10 @@ class SteerableNet(_ResidualNet):
                 edge_dim=edge_dim,
                 neighbours=neighbours,
                 attention=attention,
+                radial=radial,
             )
 
-        super().__init__(irreps_in, irreps_out, irreps, [conv() for _ in range(n_layers)])
+        super().__init__(irreps_in, irreps_out, irreps, [conv() for _ in range(n_layers)], lmax)
 
 
 class GauntNet(_ResidualNet):
@@ -123,6 +142,9 @@ class GauntNet(_ResidualNet):
         lmax, n_basis, edge_dim, neighbours: as for :class:`~geoeq.layers.GauntConv`.
 
     Symmetry: E(3), exact.
+
+    Raises:
+        ValueError: as :class:`~geoeq.layers.GauntConv`, and for a result that no path reaches.
 
     Source: arXiv 2401.10216.
 
@@ -147,7 +169,8 @@ class GauntNet(_ResidualNet):
         def conv() -> nn.Module:
             return GauntConv(channels, lmax, cutoff=cutoff, n_basis=n_basis, edge_dim=edge_dim, neighbours=neighbours)
 
-        super().__init__(irreps_in, irreps_out, degree_irreps(lmax, channels), [conv() for _ in range(n_layers)])
+        hidden = degree_irreps(lmax, channels)
+        super().__init__(irreps_in, irreps_out, hidden, [conv() for _ in range(n_layers)], lmax)
 
 
 class SteerableMPNN(nn.Module):
@@ -159,7 +182,7 @@ class SteerableMPNN(nn.Module):
         hidden: features between the layers, scalars first.
         n_layers: number of convolutions.
         cutoff: where messages end, in the unit of the positions.
-        lmax, n_basis, edge_dim, neighbours, attention: as for :class:`~geoeq.layers.SteerableConv`.
+        lmax, n_basis, edge_dim, neighbours, attention, radial: as for :class:`~geoeq.layers.SteerableConv`.
 
     Shapes: ``model(data) -> [N, 3]`` from ``data.pos [N, 3]``, ``vel [N, 3]``, ``charge [N, 1]``,
     ``edge_index [2, E]``, ``edge_attr [E, edge_dim]``.
@@ -188,6 +211,7 @@ class SteerableMPNN(nn.Module):
         edge_dim: int = 1,
         neighbours: float = 4.0,
         attention: bool = False,
+        radial: str = "bessel",
     ) -> None:
         super().__init__()
         self.edge_dim = edge_dim
@@ -202,6 +226,7 @@ class SteerableMPNN(nn.Module):
             edge_dim=edge_dim,
             neighbours=neighbours,
             attention=attention,
+            radial=radial,
         )
 
     def forward(self, data: Data) -> Tensor:
@@ -222,10 +247,11 @@ class EnergyForces(nn.Module):
         net: gives one invariant number per node, ``net(x, pos, edge_index, edge_attr) -> [N, 1]``.
 
     Shapes: ``model(data) -> (energy [B], forces [N, 3])`` from ``data.x [N, F]``, ``pos [N, 3]``,
-    ``edge_index [2, E]``, ``edge_attr [E, D]`` or none, ``batch [N]`` or none for a single graph.
+    ``edge_index [2, E]``, ``edge_attr [E, D]`` or none, ``batch [N]`` or none for a single graph. Energies are summed
+    in float32 at least.
 
     Symmetry: that of ``net``. Forces are conservative by construction; in training mode they can be differentiated
-    again, for a loss on forces.
+    again, for a loss on forces. Where gradients are off, in inference mode too, neither result has any.
 
     Source: arXiv 2101.03164, equation 3.
 
@@ -241,13 +267,31 @@ class EnergyForces(nn.Module):
         self.net = net
 
     def forward(self, data: Data) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            pos = data.pos if data.pos.requires_grad else data.pos.detach().requires_grad_()
-            per_node = self.net(data.x, pos, data.edge_index, data.edge_attr)
+        tracked = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.enable_grad():
+            inputs = (data.x, data.pos, data.edge_index, data.edge_attr, data.batch)
+            x, pos, edge_index, edge_attr, batch = (_usable(value) for value in inputs)
+            pos = pos if pos.requires_grad else pos.detach().requires_grad_()
+            per_node = self.net(x, pos, edge_index, edge_attr)
             if per_node.shape != (len(pos), 1):
                 raise ValueError(f"net must give [N, 1] = {[len(pos), 1]}, got {list(per_node.shape)}")
-            batch = data.batch if data.batch is not None else data.edge_index.new_zeros(len(pos))
-            n_graphs = data.num_graphs if "ptr" in data else 1
-            energy = scatter_sum(per_node.squeeze(1), batch, n_graphs)
-            (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=self.training)
-        return energy, -gradient
+            n_graphs = _count_graphs(data)
+            batch = edge_index.new_zeros(len(pos)) if batch is None else batch
+            # half precision, that of autocast too, would lose the digits that differences of energies need
+            terms = per_node.squeeze(1).to(torch.promote_types(per_node.dtype, torch.float32))
+            energy = scatter_sum(terms, batch, n_graphs)
+            (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=self.training and tracked)
+        return (energy, -gradient) if tracked else (energy.detach(), -gradient.detach())
+
+
+def _usable(value: Any) -> Any:
+    """A copy of what was made in inference mode, which no derivative may use."""
+    return value.clone() if value is not None and value.is_inference() else value
+
+
+def _count_graphs(data: Data) -> int:
+    if data.batch is None:
+        return 1
+    if "ptr" in data:
+        return len(data.ptr) - 1
+    return getattr(data, "num_graphs", int(data.batch.max()) + 1) if len(data.batch) else 0

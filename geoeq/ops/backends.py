@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["BACKENDS", "choose_backend", "needs_plain_torch", "use_backend"]
+__all__ = ["BACKENDS", "choose_backend", "needs_plain_torch", "stands_for_many", "use_backend"]
 
 BACKENDS = ("torch", "torch_scatter", "triton")
 _INSTALLED = {name: find_spec(name) is not None for name in BACKENDS}
@@ -62,6 +62,11 @@ def choose_backend(tensor: Tensor, *offered: str) -> str:
 def interpreting() -> bool:
     """Whether Triton kernels run on the CPU, number by number, as tests do."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def stands_for_many(gradient: Tensor) -> bool:
+    """Whether ``gradient`` is one of a batch that torch differentiates at once, of which it sees its own operations."""
+    return torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(gradient)
 
 
 def needs_plain_torch() -> bool:

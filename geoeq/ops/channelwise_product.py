@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from geoeq.ops.clebsch_gordan import wigner_3j
+from geoeq.ops.constants import constants
 from geoeq.ops.tensor_product_code import Coupling, Plan, backward_source, compile_source, forward_source, starts
 
 __all__ = ["UNROLL_LIMIT", "ChannelwiseProduct"]
@@ -54,18 +55,18 @@ class ChannelwiseProduct:
 
     def blocks(self, x: Tensor, y: Tensor, w: Tensor | None, *, traced: bool = False) -> Tensor:
         """One small matrix product for each pair of entries; scalars multiply."""
-        n_rows, _, n_channels = x.shape
         if w is not None and w.dim() == 2:
             w = w.unsqueeze(0)  # [1 or N, P, C]
-        z = x.new_zeros(n_rows, starts(self.plan.out)[-1], n_channels)
-        make = _blocks.__wrapped__ if traced else _blocks  # a tracer's tensors must not be kept
+        z = _zeros(x, y, w, starts(self.plan.out)[-1])
+        # a tracer wants tensors of its own, which must not be kept
+        make = _blocks.__wrapped__ if traced else _blocks  # type: ignore[attr-defined]
         scalings, blocks = make(self.plan, x.dtype, x.device)
         for scaling in scalings:
             scalar, rows = (x, y) if scaling.by_x else (y, x)
             factors = scaling.factors
             if scaling.weights is not None and w is not None:
                 factors = factors * w.index_select(1, scaling.weights)
-            _part(z, scaling.out).addcmul_(_part(rows, scaling.rows) * factors, _part(scalar, scaling.scalar))
+            _add_product(_part(z, scaling.out), _part(rows, scaling.rows) * factors, _part(scalar, scaling.scalar))
         for block in blocks:
             sums = _contract(block.constants, _part(x, block.x), _part(y, block.y))
             if block.weights is not None and w is not None:
@@ -74,16 +75,32 @@ class ChannelwiseProduct:
         return z
 
 
-def _contract(constants: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Products of ``x [N, d1, C]`` and ``y [N, d2, C or 1]``, summed with ``constants [M, d1 d2]``: ``[N, M, C]``."""
+def _zeros(x: Tensor, y: Tensor, w: Tensor | None, n_components: int) -> Tensor:
+    """``[N, n_components, C]`` to add to in place; for torch.func as one of what depends on all operands."""
+    if not torch._C._are_functorch_transforms_active():
+        return x.new_zeros(x.shape[0], n_components, x.shape[2])
+    like = x[:, :1] * y[:, :1]
+    like = like if w is None else like * w[:, :1]
+    return torch.zeros_like(like).repeat(1, n_components, 1)
+
+
+def _add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
+    if torch._C._are_functorch_transforms_active():  # which has no rule for both at once
+        total.add_(x * y)
+    else:
+        total.addcmul_(x, y)
+
+
+def _contract(table: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Products of ``x [N, d1, C]`` and ``y [N, d2, C or 1]``, summed with ``table [M, d1 d2]``: ``[N, M, C]``."""
     n_rows, _, n_channels = x.shape
     if n_channels >= WIDE:
         products = x.unsqueeze(2) * y.unsqueeze(1)  # [N, d1, d2, C]
-        return torch.bmm(constants.expand(n_rows, -1, -1), products.flatten(1, 2))
+        return torch.bmm(table.expand(n_rows, -1, -1), products.flatten(1, 2))
     x, y = x.transpose(0, 1).contiguous(), y.transpose(0, 1).contiguous()
     products = x.unsqueeze(1) * y.unsqueeze(0)  # [d1, d2, N, C]
-    sums = constants @ products.view(constants.shape[1], n_rows * n_channels)
-    return sums.view(len(constants), n_rows, n_channels).transpose(0, 1)
+    sums = table @ products.view(table.shape[1], n_rows * n_channels)
+    return sums.view(len(table), n_rows, n_channels).transpose(0, 1)
 
 
 def _part(x: Tensor, components: slice) -> Tensor:
@@ -151,7 +168,7 @@ class _Table(NamedTuple):
     weights: list[int] | None  # [M], weight of each row
 
 
-@lru_cache(maxsize=256)
+@constants
 def _scalings(plan: Plan) -> tuple[_Scaling, ...]:
     x_start, y_start, out_start = starts(plan.x), starts(plan.y), starts(plan.out)
     found: list[_Scaling] = []
@@ -159,7 +176,7 @@ def _scalings(plan: Plan) -> tuple[_Scaling, ...]:
         by_x = plan.x[c.x] == 0
         scalar, first = (x_start[c.x], y_start[c.y]) if by_x else (y_start[c.y], x_start[c.x])
         size, out = 2 * plan.out[c.out] + 1, out_start[c.out]
-        symbol = c.factor * float(wigner_3j(plan.x[c.x], plan.y[c.y], plan.out[c.out]).flatten()[0])
+        symbol = c.factor * float(wigner_3j(plan.x[c.x], plan.y[c.y], plan.out[c.out]).numpy().flat[0])
         new = _Scaling(
             by_x,
             slice(scalar, scalar + 1),
@@ -193,7 +210,7 @@ def _follows(last: _Scaling, new: _Scaling) -> bool:
     )
 
 
-@lru_cache(maxsize=256)
+@constants
 def _tables(plan: Plan) -> tuple[_Table, ...]:
     x_start, y_start, out_start = starts(plan.x), starts(plan.y), starts(plan.out)
     couplings = [c for c in plan.couplings if not _scales(plan, c)]
@@ -234,9 +251,7 @@ class _Block(NamedTuple):
     weights: Tensor | None
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)
-@torch.no_grad()
+@constants
 def _blocks(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[list[_Scaling], list[_Block]]:
     def indices(values: list[int] | None) -> Tensor | None:
         return None if values is None else torch.tensor(values, device=device)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+from geoeq.ops.constants import constants
 
 if TYPE_CHECKING:  # e3nn takes seconds to import
     from e3nn import o3
@@ -37,7 +38,7 @@ class Path(NamedTuple):
         return math.prod(self.shape) if self.has_weight else 0
 
 
-@cache
+@constants
 def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     r"""Wigner 3j symbols of the real basis, float64 ``[2 l1 + 1, 2 l2 + 1, 2 l3 + 1]``, Frobenius norm 1.
 
@@ -58,7 +59,7 @@ def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     return symbols.where(symbols.abs() > ROUNDING, 0.0)
 
 
-@cache
+@constants
 def coupling_terms(l1: int, l2: int, l3: int) -> tuple[tuple[int, int, int, float], ...]:
     """The non-zero :func:`wigner_3j` as ``(m1, m2, m3, value)``, components counted from 0.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from geoeq.ops.backends import stands_for_many
 from geoeq.ops.sphere_transform import Transform, Values, evaluate, multiply, project
 
 __all__ = ["grid_product"]
@@ -31,10 +32,12 @@ def grid_product(transforms: tuple[Transform, ...], *factors: Tensor) -> Tensor:
     Returns:
         [rows, K, C].
     """
-    if _needs_plain():
-        values = [evaluate(transform, x) for transform, x in zip(transforms[1:], factors)]
-        return project(transforms[0], reduce(multiply, values))
-    return _GridProduct.apply(transforms, *factors)
+    return (_plain if _needs_plain() else _GridProduct.apply)(transforms, *factors)
+
+
+def _plain(transforms: tuple[Transform, ...], *factors: Tensor) -> Tensor:
+    values = [evaluate(transform, x) for transform, x in zip(transforms[1:], factors)]
+    return project(transforms[0], reduce(multiply, values))
 
 
 def _needs_plain() -> bool:
@@ -64,11 +67,12 @@ class _GridProduct(torch.autograd.Function):
         wanted = [i for i in range(1, len(operands)) if needed[i]]
         results: list[Tensor | None] = [None] * len(operands)
         # The gradient of a factor is the product of all else, projected with that factor's own transform.
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or stands_for_many(gradient):
             for i in wanted:
                 others = [j for j in range(len(operands)) if j != i]
                 arranged = (transforms[i], *(transforms[j] for j in others))
-                results[i] = _GridProduct.apply(arranged, *(operands[j] for j in others))
+                product = _plain if stands_for_many(gradient) else _GridProduct.apply
+                results[i] = product(arranged, *(operands[j] for j in others))
             return tuple(results)
         for i in wanted:
             results[i] = operands[i].new_empty(operands[i].shape)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geoeq.ops.covariance3 import covariance3, weighted_mean
-from geoeq.ops.matrix3 import check_finite
+from geoeq.ops.matrix3 import check_finite, check_not_negative
 from geoeq.ops.polar3 import polar3
 from geoeq.ops.scatter import scatter_sum
 
@@ -38,7 +38,8 @@ def kabsch(
     Symmetry: if y moves by a rigid motion the result is followed by that motion, if x does, preceded by its inverse.
 
     Raises:
-        ValueError: shapes do not fit, or a value is not finite (checked on a CPU, outside ``torch.compile``).
+        ValueError: shapes do not fit, or a value is not finite or a weight negative (checked on a CPU, outside
+            ``torch.compile``).
 
     Source: Kabsch 1976 (doi 10.1107/S0567739476001873), with the polar form of the solution.
 
@@ -52,7 +53,7 @@ def kabsch(
     """
     _check_pairs(x, y, weights)
     dtype = x.dtype
-    x, y, weights = _wide(x), _wide(y), None if weights is None else _wide(weights)
+    x, y, weights = _wide(x), _wide(y), None if weights is None else _wide(weights.to(dtype))
     with torch.autocast(x.device.type, enabled=False):  # a matrix product in half precision would cost digits
         covariance, x_mean, y_mean = covariance3(x, y, weights)
         rotation, _ = polar3(covariance, proper=proper, gap=gap)
@@ -83,7 +84,7 @@ def superposed_rmsd(x: Tensor, y: Tensor, weights: Tensor | None = None, *, prop
     """
     _check_pairs(x, y, weights)
     dtype = x.dtype
-    x, y, weights = _wide(x), _wide(y), None if weights is None else _wide(weights)
+    x, y, weights = _wide(x), _wide(y), None if weights is None else _wide(weights.to(dtype))
     with torch.autocast(x.device.type, enabled=False):
         rotation, translation = kabsch(x, y, weights, proper=proper)
         distance = x @ rotation.mT + translation.unsqueeze(-2) - y
@@ -134,7 +135,7 @@ def kabsch_graphs(
         )
     dtype = x.dtype
     x, y = _wide(x), _wide(y)
-    w = x.new_ones(len(x), 1) if weights is None else _wide(weights).unsqueeze(1)
+    w = x.new_ones(len(x), 1) if weights is None else _wide(weights.to(dtype)).unsqueeze(1)
     total = scatter_sum(torch.cat([w, w * x, w * y], 1), batch, num_graphs)
     x_mean, y_mean = (total[:, 1:] / total[:, :1].clamp(min=torch.finfo(x.dtype).tiny)).split(3, 1)
     x_centred, y_centred = x - x_mean.index_select(0, batch), w * (y - y_mean.index_select(0, batch))
@@ -155,7 +156,7 @@ def _check_pairs(x: Tensor, y: Tensor, weights: Tensor | None) -> None:
     if weights is not None:
         if weights.shape != x.shape[:-1]:
             raise ValueError(f"weights must be [..., n] = {list(x.shape[:-1])}, got {list(weights.shape)}")
-        check_finite("weights", weights)
+        check_not_negative("weights", weights)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["check_finite", "check_matrix", "map_components", "transforms_active"]
+__all__ = ["check_finite", "check_matrix", "check_not_negative", "map_components", "transforms_active"]
 
 Components: TypeAlias = tuple[Tensor, ...]
 
@@ -37,6 +37,16 @@ def check_finite(name: str, values: Tensor) -> None:
     values = values.detach()
     if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
         raise ValueError(f"{name} must be finite, got {int((~torch.isfinite(values)).sum())} values NaN or infinite")
+
+
+def check_not_negative(name: str, values: Tensor) -> None:
+    """:func:`check_finite`, and raise a ValueError for a negative number."""
+    check_finite(name, values)
+    if torch.compiler.is_compiling() or values.is_cuda or transforms_active() or not values.numel():
+        return
+    least = values.detach().amin()
+    if bool(least < 0):
+        raise ValueError(f"{name} must not be negative, got {least.item()}")
 
 
 def transforms_active() -> bool:

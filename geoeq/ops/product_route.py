@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 
 from geoeq.ops.clebsch_gordan import wigner_3j
+from geoeq.ops.constants import constants
 from geoeq.ops.sphere_transform import bracket_transforms, evaluate, multiply, product_transforms, project
 from geoeq.ops.tensor_product_code import Coupling, Plan
 
@@ -61,9 +60,7 @@ def product_route(lmax: int, paths: str = "even", *, compiled: bool = False, cro
     return "gaunt" if lmax >= first else "clebsch_gordan"
 
 
-@cache
-@torch.inference_mode(False)
-@torch.no_grad()
+@constants
 def product_plan(bracket: bool, lmaxs: tuple[int, int], lmax_out: int, normalization: str) -> Plan:
     """The product, or the bracket, as Clebsch-Gordan couplings of all degrees; their factors are read off the grid."""
     make = bracket_transforms if bracket else product_transforms

@@ -7,12 +7,12 @@ values on all of its points, in one part, are faster: no sorting, and a product 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from geoeq.ops.constants import constants
 from geoeq.ops.sphere import quadrature, spherical_harmonics, whole_quadrature
 
 __all__ = ["Transform", "Values", "bracket_transforms", "evaluate", "multiply", "product_transforms", "project"]
@@ -53,9 +53,7 @@ def multiply(f: Values, g: Values) -> Values:
     return f[0] * g[0] + f[1] * g[1], f[0] * g[1] + f[1] * g[0]
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-@torch.no_grad()
+@constants
 def product_transforms(
     lmaxs: tuple[int, ...], lmax_out: int, normalization: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[Transform, ...]:
@@ -69,9 +67,7 @@ def product_transforms(
     )
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-@torch.no_grad()
+@constants
 def bracket_transforms(
     lmaxs: tuple[int, int], lmax_out: int, normalization: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[Transform, ...]:

@@ -34,8 +34,9 @@ def test_one_frame_of_charges_is_ponita(options):
     assert torch.allclose(new(data), old(data), atol=1e-12)
 
 
-def test_every_graph_of_a_batch_has_its_own_rotation():
-    model = PonitaForecast("octahedron", hidden=8, basis=8, n_layers=2, layer_scale=1.0).double()
+@pytest.mark.parametrize("kind", [Ponita, PonitaForecast])
+def test_every_graph_of_a_batch_has_its_own_rotation(kind):
+    model = kind("octahedron", edge_dim=1, hidden=8, basis=8, n_layers=2, layer_scale=1.0).double()
     graphs = [bodies(), bodies(3), bodies()]
     for graph in graphs:
         graph.rotation = torch.linalg.qr(torch.randn(3, 3).double())[0]
@@ -47,6 +48,12 @@ def test_every_graph_of_a_batch_has_its_own_rotation():
     batch.rotation = torch.eye(3).double().repeat(2, 1)
     with pytest.raises(ValueError, match=r"rotation must be \[3, 3\] for each of 3 graphs, got \[6, 3\]"):
         model(batch)
+
+
+def test_steerable_forecast_with_gaussians():
+    model = SteerableForecast("8x0e + 4x1o", 1, radial="gaussian").double()
+    assert model.net.convs[0].basis.kind == "gaussian"
+    assert model(bodies()).shape == (4, 3)
 
 
 def test_no_features_but_vectors():

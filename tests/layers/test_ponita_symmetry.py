@@ -40,6 +40,13 @@ def test_each_graph_of_a_batch_may_have_its_own_rotation():
     assert_same(net(**turned, rotation=r), (scalars, vectors @ r.mT))
 
 
+def test_a_rotation_of_another_shape_is_refused():
+    net, graph = network(PonitaKernel(12, **SMALL)), random_graph()
+    for shape in ([6, 3], [4, 3, 3], [2, 2]):
+        with pytest.raises(ValueError, match=rf"rotation must be \[3, 3\] or \[N, 3, 3\] with N = 5, got \{shape}"):
+            net(**graph, rotation=torch.ones(shape).double())
+
+
 def test_reflections_too_in_space():
     net, graph = network(PonitaKernel(16, **SMALL)), random_graph()
     r = -rotation()

@@ -8,6 +8,7 @@ import torch
 from e3nn import o3
 from torch_geometric.data import Batch, Data
 
+from geoeq.layers.checks import check_values
 from geoeq.layers.steerable_conv import SteerableConv, edge_harmonics, reachable_irreps
 from geoeq.layers.steerable_net import EnergyForces, GauntNet, SteerableMPNN, SteerableNet
 from geoeq.ops import use_backend
@@ -205,6 +206,66 @@ def test_a_loss_on_forces_reaches_the_weights():
     torch.testing.assert_close(quiet, forces.detach())
 
 
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_energies_and_forces_where_gradients_are_off(off):
+    model = EnergyForces(SteerableNet("2x0e", "1x0e", "4x0e + 2x1o", n_layers=1, cutoff=4.0).double())
+    energy, forces = model(molecule())
+    with off():
+        quiet = model(molecule())
+    assert not any(result.requires_grad for result in quiet)
+    torch.testing.assert_close(quiet, (energy.detach(), forces.detach()))
+
+
+def test_energies_of_a_batch_that_is_numbered_by_hand():
+    model = EnergyForces(SteerableNet("2x0e", "1x0e", "4x0e + 2x1o", n_layers=1, cutoff=4.0).double()).eval()
+    batch = molecule()
+    data = Data(x=batch.x, pos=batch.pos, edge_index=batch.edge_index, batch=batch.batch)
+    torch.testing.assert_close(model(data), model(batch))
+    none = Data(x=data.x[:0], pos=data.pos[:0], edge_index=data.edge_index[:, :0], batch=data.batch[:0])
+    energy, forces = model(none)
+    assert (energy.shape, forces.shape) == ((0,), (0, 3))
+
+
+def test_energies_are_summed_in_single_precision_under_autocast():
+    def ones(x, pos, edge_index, edge_attr):
+        return (torch.ones(len(pos), 1) + 0 * pos[:, :1]).bfloat16()
+
+    data = Data(x=None, pos=torch.zeros(1001, 3), edge_index=torch.zeros(2, 0, dtype=torch.long))
+    assert EnergyForces(ones)(data)[0].tolist() == [1001]  # bfloat16 has no such number
+    model = EnergyForces(SteerableNet("2x0e", "1x0e", "4x0e + 2x1o", n_layers=1, cutoff=4.0))
+    with torch.autocast("cpu", torch.bfloat16):
+        energy, forces = model(molecule().apply(lambda v: v.float() if v.is_floating_point() else v))
+    assert energy.dtype == forces.dtype == torch.float32
+
+
+def test_radial_functions_may_be_gaussians():
+    net = SteerableNet("2x0e", "1x0e", "4x0e + 2x1o", n_layers=2, cutoff=4.0, radial="gaussian").double()
+    assert [conv.basis.kind for conv in net.convs] == ["gaussian"] * 2
+    assert SteerableMPNN("4x0e + 2x1o", 1, radial="gaussian").net.convs[0].basis.kind == "gaussian"
+    data = molecule()
+    g = o3.matrix_y(torch.tensor(0.3, dtype=torch.float64))
+    out = net(data.x, data.pos, data.edge_index)
+    torch.testing.assert_close(net(data.x, data.pos @ g.T, data.edge_index), out)
+
+
+def test_another_layer_reaches_what_one_cannot():
+    pos, edges = graph()
+    net = SteerableNet("2x0e", "1x1e", "4x0e + 2x1o + 2x1e", n_layers=2, cutoff=9.0).double()
+    assert net(torch.randn(6, 2).double(), pos, edges).abs().max() > 1e-8
+
+
+def test_values_are_not_read_inside_a_transform():
+    pos, edges = graph()
+
+    def checked(pos):
+        check_values(pos, edges)
+        return edge_harmonics(pos, edges, 1)[0]
+
+    torch.testing.assert_close(torch.func.vmap(checked)(torch.stack([pos, 2 * pos]))[0], checked(pos))
+    with pytest.raises(ValueError, match="pos must be finite"):
+        checked(pos * float("nan"))
+
+
 def test_reachable_irreps():
     assert str(reachable_irreps("4x0e", 2)) == "1x0e+1x1o+1x2e"
 
@@ -213,6 +274,11 @@ def test_reachable_irreps():
     ("build", "message"),
     [
         (lambda: SteerableConv("2x0e", "1x1e", cutoff=1.0), "irreps_out must be reached"),
+        (lambda: SteerableNet("2x0e", "1x1o", "8x0e", cutoff=1.0), "irreps_out must be reached .* got 1o in 1x1o"),
+        (lambda: SteerableNet("1x1o", "1x0e + 1x2e", "8x0e + 1x1o", cutoff=1.0), "got 2e in 1x0e"),
+        (lambda: SteerableNet("2x0e", "1x1e", "8x0e + 2x1o + 2x1e", 1, cutoff=1.0), "through 1 layers .* got 1e"),
+        (lambda: GauntNet("2x0e", "1x1e", 4, cutoff=1.0), "irreps_out must be reached .* got 1e in 1x1e"),
+        (lambda: SteerableConv("2x0e", "1x0e", cutoff=1.0, radial="sine"), "radial must be one of .* got 'sine'"),
         (lambda: SteerableConv("2x0e", "1x0e", -1, cutoff=1.0), "lmax and edge_dim must be >= 0"),
         (lambda: SteerableConv("2x0e", "1x0e", cutoff=0.0), "cutoff positive"),
         (lambda: SteerableMPNN(n_layers=0), "n_layers must be at least 1"),

@@ -249,3 +249,16 @@ def test_bad_input_is_one_clear_line():
             assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"batch must be int64 \[N\] and x \[N, 3\], got \[3\] of torch.int64"):
         kabsch_graphs(x, x, torch.zeros(3, dtype=torch.long), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
+def test_weights_may_be_a_mask(dtype):
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1, 0, 1], [1, 1, 1, 1, 0]])
+    for got, expected in zip(kabsch(x, x.flip(1), mask.to(dtype)), kabsch(x, x.flip(1), mask.double()), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_negative_weights_are_one_clear_line():
+    with pytest.raises(ValueError, match=r"weights must not be negative, got -2.0"):
+        kabsch(torch.randn(5, 3), torch.randn(5, 3), torch.tensor([1.0, 1.0, -2.0, 1.0, 1.0]))
