@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from geoeq.layers.checks import check_graph, check_values
-from geoeq.layers.radial import RadialBasis, polynomial_cutoff
+from geoeq.layers.radial import KINDS, RadialBasis, polynomial_cutoff
 from geoeq.ops.backends import needs_plain_torch
 from geoeq.ops.constants import constants
 from geoeq.ops.gather_mul_scatter import gather_mul_scatter
@@ -48,6 +48,7 @@ class GauntConv(nn.Module):
         lmax: highest degree L of features, filter and result.
         cutoff: where filters end, in the unit of the positions.
         n_basis: radial functions.
+        radial: their kind, ``"bessel"`` or ``"gaussian"``, see :class:`~geoeq.layers.RadialBasis`.
         hidden: width of the radial network.
         edge_dim: number of invariant edge features.
         neighbours: typical number of incoming edges.
@@ -79,8 +80,11 @@ class GauntConv(nn.Module):
         hidden: int = 32,
         edge_dim: int = 0,
         neighbours: float = 1.0,
+        radial: str = "bessel",
     ) -> None:
         super().__init__()
+        if radial not in KINDS:
+            raise ValueError(f"radial must be one of {list(KINDS)}, got {radial!r}")
         if min(channels, hidden) < 1 or lmax < 0 or edge_dim < 0 or not neighbours > 0:
             raise ValueError(
                 "channels and hidden must be >= 1, lmax and edge_dim >= 0, neighbours > 0, "
@@ -90,7 +94,7 @@ class GauntConv(nn.Module):
         self.irreps = degree_irreps(lmax, channels)
         self.width = self.irreps.dim
         self.mix_in, self.mix_out = (nn.Parameter(torch.empty(lmax + 1, channels, channels)) for _ in range(2))
-        self.basis = RadialBasis(n_basis, cutoff, window=False)
+        self.basis = RadialBasis(n_basis, cutoff, kind=radial, window=False)
         self.radial = nn.Sequential(
             nn.Linear(n_basis + edge_dim, hidden), nn.SiLU(), nn.Linear(hidden, (lmax + 1) * channels)
         )

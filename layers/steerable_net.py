@@ -139,7 +139,7 @@ class GauntNet(_ResidualNet):
         channels: copies of each degree between the layers.
         n_layers: number of convolutions.
         cutoff: where messages end, in the unit of the positions.
-        lmax, n_basis, edge_dim, neighbours: as for :class:`~geoeq.layers.GauntConv`.
+        lmax, n_basis, edge_dim, neighbours, radial: as for :class:`~geoeq.layers.GauntConv`.
 
     Symmetry: E(3), exact.
 
@@ -165,9 +165,12 @@ class GauntNet(_ResidualNet):
         n_basis: int = 8,
         edge_dim: int = 0,
         neighbours: float = 1.0,
+        radial: str = "bessel",
     ) -> None:
+        options: dict[str, Any] = {"n_basis": n_basis, "edge_dim": edge_dim, "neighbours": neighbours, "radial": radial}
+
         def conv() -> nn.Module:
-            return GauntConv(channels, lmax, cutoff=cutoff, n_basis=n_basis, edge_dim=edge_dim, neighbours=neighbours)
+            return GauntConv(channels, lmax, cutoff=cutoff, **options)
 
         hidden = degree_irreps(lmax, channels)
         super().__init__(irreps_in, irreps_out, hidden, [conv() for _ in range(n_layers)], lmax)

@@ -1,8 +1,9 @@
 """Mixed-symmetry regularizers that attach per layer and find their own level."""
 
+from geoeq.soft.attachment import Attachment
 from geoeq.soft.attention import product_penalty
 from geoeq.soft.convert import soften
-from geoeq.soft.equivariance import Attachment, SoftEquivariance
+from geoeq.soft.equivariance import SoftEquivariance
 from geoeq.soft.functional import recorded_calls
 from geoeq.soft.functional_equivariance import DualAscent, FunctionalEquivariance
 from geoeq.soft.levels import LevelRow, Levels, levels_of

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from geoeq.groups import Group, parse
-from geoeq.reps import TensorRep
+from geoeq.soft.attachment import Attachment
 from geoeq.soft.bank import WeightBank
 from geoeq.soft.data_measure import DataMeasure
 from geoeq.soft.functional import Reps
@@ -25,62 +24,9 @@ from geoeq.soft.steps import StepSizes
 from geoeq.soft.tuners import Evidence, Fixed, Tuner
 from geoeq.soft.typed_layer import TypedLayer, typed_layers
 
-__all__ = ["Attachment", "SoftEquivariance"]
+__all__ = ["SoftEquivariance"]
 
 MEASURES = ("weight", "data")
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """What :meth:`SoftEquivariance.attach` found.
-
-    Attributes:
-        covered: names of the weights under control.
-        exact: names of the parameters of modules that no value of theirs can make less symmetric, as couplings (their
-            ``equivariant`` is True; those of tensors need groups of orthogonal matrices).
-        uncovered: names of the parameters that are not typed, so that nothing can be said of them.
-        unknown: names of the modules without parameters of which nothing is known, as activations and dropout.
-        unconstrained: symmetries that no covered weight can break: exact by construction, or not represented.
-    """
-
-    covered: list[str] = field(default_factory=list)
-    exact: list[str] = field(default_factory=list)
-    uncovered: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    unconstrained: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"soft symmetry covers {len(self.covered)} weights"]
-        if self.exact:
-            lines.append(f"exact by construction: {', '.join(self.exact)}")
-        if self.uncovered:
-            lines.append(f"not covered (not typed): {', '.join(self.uncovered)}")
-        if self.unknown:
-            lines.append(f"not known to be equivariant: {', '.join(self.unknown)}")
-        if self.unconstrained:
-            lines.append(f"no covered weight can break: {', '.join(self.unconstrained)}")
-        return "\n".join(lines)
-
-
-def is_exact(module: nn.Module, groups: Sequence[Group]) -> bool:
-    """Whether the module says that it is equivariant; gates and couplings of tensors are under orthogonal matrices."""
-    if getattr(module, "equivariant", False) is not True:
-        return False
-    tensors = isinstance(getattr(module, "rep", getattr(module, "rep_in", None)), TensorRep)
-    return not tensors or all(group.orthogonal for group in groups)
-
-
-def unknown_modules(model: nn.Module, known_ones: Sequence[nn.Module]) -> list[str]:
-    """Names of modules that compute something without parameters, and neither are nor belong to a known one."""
-    known = {id(part) for module in known_ones for part in module.modules()}
-    return [
-        f"{name} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if next(module.children(), None) is None
-        and next(module.parameters(), None) is None
-        and not isinstance(module, nn.Identity | nn.ModuleList)
-        and id(module) not in known
-    ]
 
 
 class SoftEquivariance(nn.Module):
@@ -176,20 +122,9 @@ class SoftEquivariance(nn.Module):
         self.register_buffer("loose", torch.zeros(len(maps), dtype=torch.bool, device=self.strengths.device))
         self._step = ProximalStep(self.bank, self.tuner.held, self.loose)
         self._gradient = JointGradient(self.bank.parameters_)
-        typed_ids = {id(typed.parameter) for typed in maps}
-        exact = [m for m in model.modules() if is_exact(m, groups)]
-        exact_ids = {id(p) for m in exact for p in m.parameters()}
-        return Attachment(
-            covered=[typed.name for typed in maps],
-            exact=[name for name, p in model.named_parameters() if id(p) in exact_ids],
-            uncovered=[name for name, p in model.named_parameters() if id(p) not in typed_ids | exact_ids],
-            unknown=unknown_modules(model, [*exact, *(layer.module for layer in layers)]),
-            unconstrained=[
-                name
-                for name, used in zip(names, (self.bank.codim.cpu() @ self.bank.members.double()).any(0), strict=True)
-                if not used
-            ],
-        )
+        used = (self.bank.codim.cpu() @ self.bank.members.double()).any(0)
+        unconstrained = [name for name, breaks in zip(names, used, strict=True) if not breaks]
+        return Attachment.of(model, layers, maps, groups, unconstrained)
 
     def _attach_ends(self, model: nn.Module, rep_in: Reps, rep_out: Reps, kind: str) -> Attachment:
         fixed = isinstance(self.tuner, Fixed)

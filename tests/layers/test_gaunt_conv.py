@@ -4,7 +4,7 @@ import pytest
 import torch
 from e3nn import o3
 
-from geoeq.layers import gaunt_conv
+from geoeq.layers import GauntNet, gaunt_conv
 from geoeq.layers.gaunt_conv import GauntConv, degree_irreps
 from geoeq.ops import gaunt_product
 from geoeq.ops.sphere import spherical_harmonics
@@ -123,3 +123,10 @@ def test_wrong_arguments():
     conv, x, pos, edges = make()
     with pytest.raises(ValueError, match=r"h must be \[N, 36\]"):
         conv(x[:, :-1], pos, edges)
+
+
+def test_radial_functions_can_be_gaussians():
+    net = GauntNet("2x0e", "1x1o", 4, n_layers=2, cutoff=3.0, radial="gaussian")
+    assert all(conv.basis.kind == "gaussian" for conv in net.convs)
+    with pytest.raises(ValueError, match=r"radial must be one of \['bessel', 'gaussian'\], got 'sine'"):
+        GauntConv(4, cutoff=3.0, radial="sine")
