@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from fitting import errors_of, fit_and_test, read, sweep
 from lightning.pytorch import seed_everything
+from soft_nbody import NONE
 
 from geoeq.forecast.command import quieten
 from geoeq.forecast.datamodule import NBodyData
@@ -36,7 +37,6 @@ SYMMETRIES = {
 }
 TURNS = {"rotation", "proper rotation", "about x", "about y", "about z"}
 STEPS = 1200
-NONE = 1e-3  # an error below this is that of rounding
 
 
 class Task(NamedTuple):

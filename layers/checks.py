@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geoeq.ops.matrix3 import transforms_active
+from geoeq.ops.backends import transforms_active
 
 __all__ = ["check_graph", "check_values"]
 

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from geoeq.ops.backends import stands_for_many
+from geoeq.ops.backends import stands_for_many, transforms_active
 
 __all__ = ["derivative", "linear", "needs_derivative", "needs_plain", "tiles"]
 
@@ -19,9 +18,7 @@ TILE = 4096  # rows: with fewer the calls cost more, with many more the intermed
 
 def needs_plain(x: Tensor) -> bool:
     """The hand-written passes serve neither a compiler, export, torch.func, dual numbers nor mixed precision."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
-        return True
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or transforms_active()
 
 
 def needs_derivative(gradient: Tensor) -> bool:

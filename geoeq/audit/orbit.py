@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from geoeq.groups import Group
+from geoeq.soft.action import new_numbers
 
 __all__ = ["orbit_error", "transform"]
 
@@ -47,13 +48,11 @@ def _act(group: Group, element: Tensor, x: Tensor, *, position: bool, part: Tens
 
 def _renumber(data: Data, places: Tensor) -> None:
     """Let what else ``data`` says about nodes follow them to their new ``places [n]`` in graphs of n nodes."""
-    old = torch.arange(len(data.pos), device=data.pos.device)
-    local = old % len(places)
-    new = old - local + places.to(old.device)[local]
+    new = new_numbers(torch.arange(len(data.pos), device=data.pos.device), places)
     for name in LABELS:
         if name in data:
             data[name] = data[name][new.argsort()]
-    data.edge_index = new[data.edge_index]
+    data.edge_index = new_numbers(data.edge_index, places)
 
 
 @torch.no_grad()

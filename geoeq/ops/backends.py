@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["BACKENDS", "choose_backend", "needs_plain_torch", "stands_for_many", "use_backend"]
+__all__ = ["BACKENDS", "choose_backend", "needs_plain_torch", "stands_for_many", "transforms_active", "use_backend"]
 
 BACKENDS = ("torch", "torch_scatter", "triton")
 _INSTALLED = {name: find_spec(name) is not None for name in BACKENDS}
@@ -73,6 +73,9 @@ def needs_plain_torch() -> bool:
     """Whether a transform is at work that sees through torch's own operations only: export, vmap, dual numbers."""
     if torch.compiler.is_exporting():
         return True
-    if torch.compiler.is_compiling():
-        return False
+    return not torch.compiler.is_compiling() and transforms_active()
+
+
+def transforms_active() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geoeq.ops.matrix3 import transforms_active
+from geoeq.ops.backends import transforms_active
 
 __all__ = ["covariance3"]
 

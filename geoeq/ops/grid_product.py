@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from geoeq.ops.backends import stands_for_many
+from geoeq.ops.backends import stands_for_many, transforms_active
 from geoeq.ops.sphere_transform import Transform, Values, evaluate, multiply, project
 
 __all__ = ["grid_product"]
@@ -42,9 +41,7 @@ def _plain(transforms: tuple[Transform, ...], *factors: Tensor) -> Tensor:
 
 def _needs_plain() -> bool:
     """The hand-written backward serves neither the compiler nor torch.func nor dual numbers."""
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
-        return True
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or torch.compiler.is_exporting() or transforms_active()
 
 
 class _GridProduct(torch.autograd.Function):

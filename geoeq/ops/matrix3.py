@@ -11,9 +11,10 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-__all__ = ["check_finite", "check_matrix", "check_not_negative", "map_components", "transforms_active"]
+from geoeq.ops.backends import transforms_active
+
+__all__ = ["check_finite", "check_matrix", "check_not_negative", "map_components"]
 
 Components: TypeAlias = tuple[Tensor, ...]
 
@@ -31,7 +32,7 @@ def check_matrix(matrix: Tensor) -> None:
 
 def check_finite(name: str, values: Tensor) -> None:
     """Raise a ValueError for NaN or infinity; not inside a compiled graph, a transform of torch.func or on a GPU."""
-    if torch.compiler.is_compiling() or values.is_cuda or transforms_active():
+    if not _readable(values):
         return
     # A sum passes NaN and infinity on and is far quicker than a test of each number; it may overflow by itself.
     values = values.detach()
@@ -42,16 +43,12 @@ def check_finite(name: str, values: Tensor) -> None:
 def check_not_negative(name: str, values: Tensor) -> None:
     """:func:`check_finite`, and raise a ValueError for a negative number."""
     check_finite(name, values)
-    if torch.compiler.is_compiling() or values.is_cuda or transforms_active() or not values.numel():
-        return
-    least = values.detach().amin()
-    if bool(least < 0):
-        raise ValueError(f"{name} must not be negative, got {least.item()}")
+    if _readable(values) and values.numel() and (least := float(values.detach().amin())) < 0:
+        raise ValueError(f"{name} must not be negative, got {least}")
 
 
-def transforms_active() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work."""
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+def _readable(values: Tensor) -> bool:
+    return not (torch.compiler.is_compiling() or values.is_cuda or transforms_active())
 
 
 def map_components(

@@ -17,7 +17,7 @@ from torch import Tensor
 from geoeq.groups import Group, Piecewise, Product
 from geoeq.reps import Copy, CrossingCopy, LogSizeCopy, NodeCopy, Nodes, PositionCopy, Rep, as_rep, rep_key, segments
 
-__all__ = ["flow", "move", "velocity"]
+__all__ = ["flow", "move", "new_numbers", "velocity"]
 
 
 class Affine(NamedTuple):
@@ -67,6 +67,12 @@ def move(group: Group, rep: Rep | str, x: Tensor, element: Tensor, *, part: Tens
         lambda copy: of_rows(element, _required(rows, group), copy),
         lambda copy, parts: of_rows(element, parts, copy),
     )
+
+
+def new_numbers(nodes: Tensor, places: Tensor) -> Tensor:
+    """The numbers of ``nodes``, any shape, once those of each graph of n nodes have moved to ``places [n]``."""
+    local = nodes % len(places)
+    return nodes - local + places.to(nodes)[local]
 
 
 def velocity(group: Group, rep: Rep | str, x: Tensor, coefficients: Tensor, *, part: Tensor | None = None) -> Tensor:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from geoeq.groups import Group
 from geoeq.reps import Rep
-from geoeq.soft.action import flow, move
+from geoeq.soft.action import flow, move, new_numbers
 from geoeq.soft.functional import FunctionalPenalty, Network, Reps
 
 __all__ = ["OrbitPenalty"]
 
-Motion: TypeAlias = "partial[Tensor]"  # of an element; takes a representation and features
+Motion: TypeAlias = Callable[[Rep | None, Any], Any]
 
 
 class OrbitPenalty(FunctionalPenalty):
@@ -117,8 +117,10 @@ class OrbitPenalty(FunctionalPenalty):
         else:
             drawn = list(self.group.sample(self.n_samples, generator=self.generator))
 
-        def motion(element: Tensor, rep: Rep | None, x: Tensor) -> Tensor:
-            return x if rep is None else (flow if soft else move)(self.group, rep, x, element, part=part)
+        def motion(element: Tensor, rep: Rep | None, x: Any) -> Any:
+            if rep is None:
+                return renumbered(self.group, element, x)
+            return (flow if soft else move)(self.group, rep, x, element, part=part)
 
         return [partial(motion, element) for element in drawn]
 
@@ -126,8 +128,7 @@ class OrbitPenalty(FunctionalPenalty):
         """The outputs at the inputs moved by each element."""
         moving, rest = self.split_args(args)
         inputs = [
-            tuple(motion(rep, x) for rep, x in zip(self.reps_in, moving, strict=True))
-            + tuple(renumbered(self.group, motion.args[0], x) for x in rest)
+            tuple(motion(rep, x) for rep, x in zip((*self.reps_in, *[None] * len(rest)), moving + rest, strict=True))
             for motion in motions
         ]
         if not self.stacked or len(inputs) == 1:
@@ -143,10 +144,7 @@ def renumbered(group: Group, element: Tensor, x: Any) -> Any:
     if not edges or not group.moves_nodes or x.dtype == torch.bool:
         return x
     places = group.places(element)
-    if places is None:
-        return x
-    local = x % len(places)
-    return x - local + places.to(x)[local]
+    return x if places is None else new_numbers(x, places)
 
 
 def stack_calls(calls: list[tuple[Any, ...]]) -> list[Any]:

@@ -62,8 +62,6 @@ class StepSizes(nn.Module):
             return self.steps
         squares = [_square_of(optimizer.state.get(p, {})) for p in self.parameters_]
         self._adaptive = any(square is not None for square in squares)
-        if self._adaptive and not self.is_due:
-            return self.steps
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         own = [groups[id(p)] for p in self.parameters_ if id(p) in groups]
         missing = len(self.parameters_) - len(own)
@@ -102,10 +100,10 @@ class StepSizes(nn.Module):
         return self
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.age, self.begun])
+        return torch.tensor([self.age, self.begun, self._adaptive])
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.age, self.begun = int(state[0]), bool(state[1])
+        self.age, self.begun, self._adaptive = int(state[0]), bool(state[1]), bool(state[2])
 
 
 def rate_of(group: Mapping[str, Any]) -> float:

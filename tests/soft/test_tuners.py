@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from geoeq.groups import SO2, O, T
+from geoeq.groups import SO, SO2, O, T
 from geoeq.layers import TypedLinear
 from geoeq.reps import Positions, Sum
 from geoeq.soft import Evidence, Fixed, OneShot, SoftEquivariance
@@ -243,3 +243,16 @@ def test_a_weak_break_is_found_beside_a_strong_one():
     assert levels["rotation"] > 0.3
     assert strengths["translation"] < 100
     assert strengths["about z"] > 100
+
+
+def test_a_loss_of_zero_lets_nothing_go():
+    layer = TypedLinear("2x1o", "1x1o", mode="soft")
+    soft = SoftEquivariance({"rotation": SO(3)}, Evidence(window=2, every=1))
+    soft.attach(layer)
+    for _ in range(4):
+        x = torch.randn(8, 6)
+        loss = (layer(x) - layer(x).detach()).square().mean()
+        loss.backward()
+        soft.observe(loss, 8, 3)
+    soft.tune(0.5, 100)
+    assert float(soft.strengths.min()) == pytest.approx(1000.0)
