@@ -176,11 +176,11 @@ class WeightBank(nn.Module):
         r""":math:`\langle A, B - P_k B\rangle` of two joint vectors, a gradient and the weights, ``[maps, terms]``."""
         return self.over_terms(self.coordinates(a, centred=False).combined(torch.mul, self.coordinates(b)))
 
-    def part(self, flat: Tensor, term: int) -> Tensor:
-        """What one term forbids in the joint vector ``flat``, a joint vector."""
+    def part(self, flat: Tensor, term: int, *, centred: bool = True) -> Tensor:
+        """What one term forbids in the joint vector ``flat``, a joint vector; not ``centred`` if it is a gradient."""
         entries = self.patterns[:, term].repeat(len(self.parameters_)).to(flat).index_select(0, self.factor)
         found = flat * entries
-        for own, numbers in zip(self.tied, self.coordinates(flat).tied, strict=True):
+        for own, numbers in zip(self.tied, self.coordinates(flat, centred=centred).tied, strict=True):
             rows = (numbers * own.cast("forbidden", flat)[term]) @ own.cast("frame", flat).T
             found = found.index_add(0, own.index.reshape(-1), rows.reshape(-1))
         return found
@@ -195,17 +195,40 @@ class WeightBank(nn.Module):
     @contextmanager
     def without(self, weight: int, term: int) -> Iterator[None]:
         """One weight without what one term forbids in it, as long as the context lasts."""
-        start = sum(self.sizes[:weight])
-        part = self.part(self.flat().detach(), term)[start : start + self.sizes[weight]]
         parameter = self.parameters_[weight]
         before = parameter.detach().clone()
         with torch.no_grad():
-            parameter.sub_(part.view_as(parameter))
+            parameter.sub_(self.of_weight(self.part(self.flat().detach(), term), weight))
         try:
             yield
         finally:
             with torch.no_grad():
                 parameter.copy_(before)
+
+    def of_weight(self, flat: Tensor, weight: int) -> Tensor:
+        """What the joint vector ``flat`` holds for one weight, in its shape."""
+        return flat.split(self.sizes)[weight].view_as(self.parameters_[weight])
+
+    @torch.no_grad()
+    def descend(self, weight: int, step: Tensor, loss: Callable[[], float], halvings: int = 10) -> None:
+        """Add to one weight the whole ``step``, or the half, the quarter and so on of it that has the least loss.
+
+        Args:
+            weight: its number.
+            step: of the shape of the weight.
+            loss: evaluates the network with the weights as they are; where no step makes it less, none is made.
+            halvings: the number of times that the step is halved.
+        """
+        parameter = self.parameters_[weight]
+        before, best, least = parameter.clone(), parameter.clone(), loss()
+        try:
+            for k in range(halvings + 1):
+                parameter.copy_(before + 0.5**k * step)
+                found = loss()
+                if found < least:
+                    best, least = parameter.clone(), found
+        finally:
+            parameter.copy_(best)
 
     def prepare(self, strengths: Tensor, steps: Tensor) -> Shrinkage:
         r"""What :meth:`prox` multiplies by, to be used again as long as strengths and steps stay the same.

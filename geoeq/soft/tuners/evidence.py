@@ -49,7 +49,9 @@ class Evidence(Tuner):
     can evaluate none: unless its level is above 0.05). An untrained network pulls on whatever correlates with what it
     has not learned yet: in the first part ``patience`` of the training the gain must exceed a bound, 500 nats at the
     start and falling to 0 along a line. Many weights can explain one break: one goes per tuning, among rivals, whose
-    gains are within a factor ten, the last in the order of modules, because all that comes before it stays exact.
+    gains are within a factor ten, the last in the order of modules, because all that comes before it stays exact. It
+    sets off with a step along its pull, as long as serves the loss that ``tune`` can evaluate: it has been held while
+    all others learned.
     Coordinates of one term differ in curvature, so from the strength above the fixed point of the evidence (MacKay) is
     approached by one step per tuning.
 
@@ -165,6 +167,8 @@ class Evidence(Tuner):
         wanted = torch.where(let_go, torch.minimum(start, fixed_point), self.maximum)
         wanted = wanted.nan_to_num(self.maximum).clamp(self.floor, self.maximum)
         moved = torch.lerp(strengths.clamp(min=self.floor).log(), wanted.log(), self.rate).exp()
+        if loss is not None:
+            self._set_off(bank, (strengths >= self.held) & (moved < self.held), curvature, loss)
         return torch.where(bank.codim > 0, moved, torch.zeros_like(moved))
 
     def _let_go(self, bank: WeightBank, ratio: Tensor, strengths: Tensor, progress: float) -> Tensor:
@@ -180,6 +184,13 @@ class Evidence(Tuner):
         else:  # what was let go has been learned, and is no measure of what is left
             convincing = gain > torch.where(is_open, 0.0, MINOR * asked.max())
         return convincing & (is_open | _last_rival(torch.where(convincing, asked, 0.0)))
+
+    def _set_off(self, bank: WeightBank, opened: Tensor, curvature: Tensor, loss: Loss) -> None:
+        """Make up for the time in which the terms ``opened [maps, terms]`` were held: one descent along their pull."""
+        for weight in opened.any(1).nonzero().flatten().tolist():
+            terms = opened[weight].nonzero().flatten().tolist()
+            pulls = [bank.part(self.mean, term, centred=False) / curvature[weight, term] for term in terms]
+            bank.descend(weight, bank.of_weight(-torch.stack(pulls).sum(0) / self._seen(), weight), loss)
 
     def pull(self, bank: WeightBank, n_samples: int) -> tuple[Tensor, Tensor]:
         r"""The ratio :math:`\rho` and the mean curvature :math:`\bar h`, each ``[maps, terms]``, float64."""
