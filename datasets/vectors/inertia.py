@@ -6,11 +6,23 @@ import torch
 from torch import Tensor
 
 from geoeq.datasets.vectors.task import VectorTask
-from geoeq.groups import O2, Group, O
+from geoeq.groups import GL, O2, SL, Group, O
 from geoeq.groups.rotations import AXES
 from geoeq.reps import TensorRep
 
 __all__ = ["ModifiedInertia"]
+
+CANDIDATES: dict[str, dict[str, Group]] = {
+    "axes": {"O(3)": O(3), "O2(z)": O2("z"), "O2(x)": O2("x"), "O2(y)": O2("y")},
+    "linear": {
+        "O(3)": O(3),
+        "O2(z)": O2("z"),
+        "SL(3)": SL(3),
+        "SL(2), yz": SL(2, "yz"),
+        "GL(3)": GL(3),
+        "GL(2), xz": GL(2, "xz"),
+    },
+}
 
 
 class ModifiedInertia(VectorTask):
@@ -26,6 +38,8 @@ class ModifiedInertia(VectorTask):
     Args:
         epsilon: how much of the column is added; 0 keeps O(3).
         axis: the axis a, "x", "y" or "z"; None for the variant without an axis.
+        candidates: "axes" for O(3) and O(2) about each axis; "linear" for the paper's mis-specified ones, O(3), O(2)
+            about z and four groups of matrices that are not orthogonal, none of which ever holds.
         n: number of samples in all, a multiple of 3.
         seed: seed of the draw; None takes ``n + 25``.
         dtype: floating type of the stored tensors.
@@ -33,7 +47,7 @@ class ModifiedInertia(VectorTask):
     Shapes: ``x [n, 20]``, the five masses and then the five positions; ``y [n, 9]``, row by row.
 
     Raises:
-        ValueError: for an unknown axis, or as :class:`~geoeq.datasets.vectors.VectorTask`.
+        ValueError: for an unknown axis or list of candidates, or as :class:`~geoeq.datasets.vectors.VectorTask`.
 
     Source: arXiv 2306.00356, section 5; arXiv 2112.01388 for :math:`\epsilon = 0.3`.
 
@@ -55,21 +69,24 @@ class ModifiedInertia(VectorTask):
         n: int = 3000,
         seed: int | None = None,
         dtype: torch.dtype = torch.float32,
+        *,
+        candidates: str = "axes",
     ) -> None:
         if axis is not None and axis not in AXES:
             raise ValueError(f"axis must be one of {list(AXES)} or None, got {axis!r}")
-        self.epsilon, self.axis = epsilon, axis
+        if candidates not in CANDIDATES:
+            raise ValueError(f"candidates must be one of {list(CANDIDATES)}, got {candidates!r}")
+        self.epsilon, self.axis, self.candidates = epsilon, axis, candidates
         super().__init__(n, seed, dtype)
 
     @property
     def symmetries(self) -> dict[str, Group]:
-        return {"O(3)": O(3), "O2(z)": O2("z"), "O2(x)": O2("x"), "O2(y)": O2("y")}
+        return dict(CANDIDATES[self.candidates])
 
     @property
     def residual(self) -> tuple[str, ...]:
-        if self.epsilon == 0:
-            return tuple(self.symmetries)
-        return () if self.axis is None else (f"O2({self.axis})",)
+        axis = f"O2({self.axis})"
+        return tuple(name for name in self.symmetries if name == axis or (self.epsilon == 0 and name.startswith("O")))
 
     def inputs(self, noise: Tensor) -> Tensor:
         masses, positions = noise.split([self.points, 3 * self.points], dim=-1)

@@ -12,7 +12,7 @@ from geoeq.groups import Group
 from geoeq.layers.typed_linear import TypedLinear
 from geoeq.layers.vector_mlp import ResidualPathway, TypedMLP, VectorMLP, count_parameters, matched_width
 from geoeq.reps import Irreps, Rep, TensorRep
-from geoeq.soft import Evidence, OneShot, Resilient, Schedule, SoftEquivariance, Tuner, ValidationGradient
+from geoeq.soft import Evidence, Fixed, OneShot, Resilient, Schedule, SoftEquivariance, Tuner, ValidationGradient
 
 __all__ = ["METHODS", "Method", "hidden_rep"]
 
@@ -50,7 +50,7 @@ def hidden_rep(task: VectorTask, size: int = 40) -> Rep:
 
 
 def largest(task: VectorTask) -> tuple[str, Group]:
-    """Name and group of the first candidate, which implies all others."""
+    """Name and group of the first candidate, which implies all others that are orthogonal."""
     return next(iter(task.symmetries.items()))
 
 
@@ -94,6 +94,7 @@ METHODS: dict[str, Method] = {
     "EMLP oracle": Method(_oracle),
     "RPP": Method(_residual),
     "PER": Method(_typed("free"), _one_shot, step=False, weight_decay=2e-4),
+    "Fixed": Method(_typed("soft"), lambda task: Fixed(task.published_strength)),
     "Evidence": Method(_typed("soft"), lambda task: Evidence(every=1)),
     "Resilient": Method(_typed("soft"), lambda task: Resilient()),
     "ValidationGradient": Method(_typed("soft"), lambda task: ValidationGradient()),

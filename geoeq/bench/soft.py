@@ -43,6 +43,8 @@ TASKS: dict[str, Case] = {
     "inertia x": Case(lambda: ModifiedInertia(-1.0, "x")),
     "inertia y": Case(lambda: ModifiedInertia(-1.0, "y")),
     "inertia none": Case(lambda: ModifiedInertia(-1.0, None)),
+    "inertia z, linear": Case(lambda: ModifiedInertia(-1.0, "z", candidates="linear")),
+    "inertia 0, linear": Case(lambda: ModifiedInertia(0.0, "z", candidates="linear")),
     "rigid norm": Case(lambda: PairDistances("norm"), SMALL_BATCH),
     "rigid difference": Case(lambda: PairDistances("difference"), SMALL_BATCH),
     "rigid squares": Case(lambda: PairDistances("squares"), SMALL_BATCH),

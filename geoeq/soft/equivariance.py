@@ -249,9 +249,10 @@ class SoftEquivariance(nn.Module):
     def levels(self, *inputs: object, part: Tensor | None = None) -> Levels:
         r"""Level of each symmetry in each layer, from 0 = exact to 1 = no more symmetric than a random layer.
 
-        With W the weight and bias of a layer as one map: :math:`\sqrt{\|W - P W\|^2 / (f \|W\|^2)}`, where f is the
-        share that a random weight has outside the symmetric maps. A symmetry that does not constrain a layer has no
-        row.
+        With W what weight and bias of a layer map to one kind of output: :math:`\sqrt{\|W - P W\|^2 / (f \|W\|^2)}`,
+        where f is the share that a random weight has outside the symmetric maps. The level of the layer is that of the
+        kind of output that has the largest: each has a scale of its own, which what follows can change. A symmetry
+        that does not constrain a layer has no row.
 
         Args:
             inputs: what the model is called with, for example a batch of held-out data. The norm then weighs every

@@ -102,17 +102,20 @@ def chunk_sizes(rows: int, chunks: int, samples: int) -> list[int]:
 
 
 def chunk_numbers(x: Tensor, forms: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """Second moment of all rows of ``x [rows, n]``, a sum, and its numbers chunk by chunk, ``[chunks, forms]``."""
-    whole, numbers = torch.zeros_like(forms[0]), []
+    """Second moment of all rows of ``x [rows, n]``, a sum, and its numbers chunk by chunk, ``[chunks, outputs, F]``.
+
+    With ``forms [outputs, F, n, n]``.
+    """
+    whole, numbers = forms.new_zeros(forms.shape[-2:]), []
     for piece in x.split(sizes):
         square = piece.T @ piece
         whole += square
-        numbers.append(forms.flatten(1) @ square.flatten())
-    return whole, torch.stack(numbers) if numbers else forms.new_zeros(0, len(forms))
+        numbers.append(forms.flatten(2) @ square.flatten())
+    return whole, torch.stack(numbers) if numbers else forms.new_zeros(0, *forms.shape[:2])
 
 
 def bootstrap(numbers: Tensor, *, resamples: int = RESAMPLES, seed: int = 0) -> Tensor | None:
-    """Percentile intervals ``[symmetries, 2]`` of levels whose numbers are sums over chunks, ``[chunks, 1 + 3K]``.
+    """Percentile intervals ``[K, 2]`` of levels whose numbers are sums over chunks, ``[chunks, outputs, 1 + 3K]``.
 
     Returns None for fewer than two chunks. Source: Efron, Annals of Statistics 7 (1979) 1.
     """
@@ -123,4 +126,4 @@ def bootstrap(numbers: Tensor, *, resamples: int = RESAMPLES, seed: int = 0) -> 
     draws = torch.randint(chunks, (resamples, chunks), generator=generator)
     counts = torch.zeros(resamples, chunks, dtype=numbers.dtype).scatter_add_(1, draws, torch.ones_like(draws).double())
     ends = torch.tensor([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], dtype=numbers.dtype)
-    return torch.nanquantile(levels_from(counts @ numbers), ends, dim=0).T
+    return torch.nanquantile(levels_from(torch.tensordot(counts, numbers, 1)), ends, dim=0).T

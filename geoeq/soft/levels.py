@@ -3,7 +3,8 @@
 A level compares what a symmetry forbids in a layer with what it forbids in a random layer of the same size,
 :math:`\\sqrt{r / e}`: 0 is exact, 1 no more symmetric than random. It is measured on the weights alone, or on data,
 where every weight counts as much as the features that pass through it: a small weight on a large
-feature is a large break. On data a level comes with an interval (:mod:`geoeq.soft.intervals`).
+feature is a large break. On data a level comes with an interval (:mod:`geoeq.soft.intervals`). Each kind of output is
+measured by itself, and the worst is the layer's: what follows can amplify one kind and not the others.
 """
 
 from __future__ import annotations

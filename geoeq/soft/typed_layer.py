@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geoeq.groups import Group
 from geoeq.intertwiners import Projector
-from geoeq.reps import Sum, TypedMap
+from geoeq.reps import Segment, Sum, TypedMap
 
 __all__ = ["TypedLayer", "levels_from", "typed_layers"]
 
@@ -39,27 +39,35 @@ class TypedLayer:
         return torch.cat([t.detach().reshape(len(t), -1) for t in parts], dim=1).double().cpu()
 
     def forms(self) -> Tensor:
-        r"""Matrices A whose numbers tr(A M) on a second moment M give the levels, ``[1 + 3K, n, n]``.
+        r"""Matrices A whose numbers tr(A M) on a second moment M give the levels, ``[outputs, 1 + 3K, n, n]``.
 
-        The identity times the rows of W (power of a random output), then for each of the K symmetries
-        :math:`W^T W + O^T O` (power of the output, and of the fixed part O that the symmetry asks for),
-        :math:`(W - P W)^T (W - P W)`, and the same expected of a random weight.
+        For each kind of output, with W its rows: the identity times their number (power of a random output), then for
+        each of the K symmetries :math:`W^T W + O^T O` (power of the output, and of the fixed part O that the symmetry
+        asks for), :math:`(W - P W)^T (W - P W)`, and the same expected of a random weight.
         """
         weight = self.joint()
-        whole = torch.eye(weight.shape[1], dtype=torch.float64) * weight.shape[0]
         residuals = [projector.residual(weight) for projector in self.projectors]
-        broken = [residual.T @ residual for residual in residuals]
-        power = [weight.T @ weight + fixed for fixed in self._fixed]
-        return torch.stack([whole, *power, *broken, *self._expected])
+        found = []
+        for segment, fixed, expected in zip(self._outputs, self._fixed, self._expected, strict=True):
+            rows = slice(segment.start, segment.stop)
+            power = weight[rows].T @ weight[rows]
+            whole = torch.eye(weight.shape[1], dtype=torch.float64) * len(weight[rows])
+            broken = [residual[rows].T @ residual[rows] for residual in residuals]
+            found.append(torch.stack([whole, *(power + own for own in fixed), *broken, *expected]))
+        return torch.stack(found)
 
     @cached_property
-    def _fixed(self) -> list[Tensor]:
+    def _outputs(self) -> list[Segment]:
+        return [row[0].out for row in self.projectors[0].blocks]
+
+    @cached_property
+    def _fixed(self) -> list[list[Tensor]]:
         offsets = [p(torch.zeros(p.shape, dtype=torch.float64)) for p in self.projectors]
-        return [offset.T @ offset for offset in offsets]
+        return [[offset[s.start : s.stop].T @ offset[s.start : s.stop] for offset in offsets] for s in self._outputs]
 
     @cached_property
-    def _expected(self) -> list[Tensor]:
-        return [expected_form(projector) for projector in self.projectors]
+    def _expected(self) -> list[list[Tensor]]:
+        return [[expected_form(projector, row) for projector in self.projectors] for row in range(len(self._outputs))]
 
     def levels(self, moment: Tensor | None = None) -> list[float]:
         """One level per symmetry; NaN where it does not constrain the layer.
@@ -69,7 +77,7 @@ class TypedLayer:
         """
         forms = self.forms()
         moment = torch.eye(forms.shape[-1], dtype=torch.float64) if moment is None else moment
-        return levels_from(torch.einsum("fij,ij->f", forms, moment)).tolist()
+        return levels_from(torch.einsum("ofij,ij->of", forms, moment)).tolist()
 
 
 def typed_layers(model: nn.Module, groups: Sequence[Group]) -> list[TypedLayer]:
@@ -78,26 +86,30 @@ def typed_layers(model: nn.Module, groups: Sequence[Group]) -> list[TypedLayer]:
 
 
 def levels_from(numbers: Tensor) -> Tensor:
-    r"""Levels ``[..., K]`` from the numbers ``[..., 1 + 3K]`` of :meth:`TypedLayer.forms`.
+    r"""Levels ``[..., K]`` from the numbers ``[..., outputs, 1 + 3K]`` of :meth:`TypedLayer.forms`.
 
-    :math:`\sqrt{(broken / power) / (expected / whole)}`; 0 where there is no power, NaN where nothing is forbidden.
+    :math:`\sqrt{(broken / power) / (expected / whole)}` of the kind of output where it is largest; 0 where there is no
+    power, NaN where nothing is forbidden.
     """
     size = (numbers.shape[-1] - 1) // 3
     whole, power, broken, expected = numbers.clamp(min=0.0).split([1, size, size, size], dim=-1)
-    level = ((broken / power) * (whole / expected)).sqrt()
+    level = torch.where(power > 0, ((broken / power) * (whole / expected)).sqrt(), 0.0)
     constrains = expected > NOTHING * whole
-    return torch.where(constrains, torch.where(power > 0, level, 0.0), torch.nan)
+    largest = torch.where(constrains, level, -1.0).amax(-2)
+    return torch.where(constrains.any(-2), largest, torch.nan)
 
 
-def expected_form(projector: Projector) -> Tensor:
-    """What is forbidden in a random weight of unit variance, as a form on second moments of the input, ``[n, n]``."""
+def expected_form(projector: Projector, row: int) -> Tensor:
+    """What is forbidden in a random weight of unit variance, as a form on second moments of the input, ``[n, n]``.
+
+    Of the outputs in one ``row`` of the blocks.
+    """
     form = torch.zeros(projector.shape[1], projector.shape[1], dtype=torch.float64)
-    for row in projector.blocks:
-        for block in row:
-            if block.space.basis is None:
-                continue
-            into, di, do = block.into, block.into.copy.dim, block.out.copy.dim
-            complement = block.space.complement().reshape(do, di, do, di)
-            pooled = block.out.mul * torch.einsum("oaob->ab", complement)  # [di, di]
-            form[into.start : into.stop, into.start : into.stop] += torch.block_diag(*[pooled] * into.mul)
+    for block in projector.blocks[row]:
+        if block.space.basis is None:
+            continue
+        into, di, do = block.into, block.into.copy.dim, block.out.copy.dim
+        complement = block.space.complement().reshape(do, di, do, di)
+        pooled = block.out.mul * torch.einsum("oaob->ab", complement)  # [di, di]
+        form[into.start : into.stop, into.start : into.stop] += torch.block_diag(*[pooled] * into.mul)
     return form

@@ -16,7 +16,9 @@ FEW = Budget(epochs=2, batch_size=500, look=1, tune=1)
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "task", [ModifiedInertia(), CosSim("so3", lifted=True), PairDistances()], ids=lambda t: type(t).__name__
+    "task",
+    [ModifiedInertia(), ModifiedInertia(candidates="linear"), CosSim("so3", lifted=True), PairDistances()],
+    ids=["axes", "linear", "CosSim", "PairDistances"],
 )
 def test_every_method_trains_on_every_kind_of_task(task, method):
     outcome = train(task, method, budget=FEW)

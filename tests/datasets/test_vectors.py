@@ -22,6 +22,9 @@ TASKS: dict[str, Callable[..., VectorTask]] = {
     "inertia about y": partial(ModifiedInertia, axis="y"),
     "inertia about z": partial(ModifiedInertia, axis="z"),
     "inertia without axis": partial(ModifiedInertia, axis=None),
+    "inertia whole, linear groups": partial(ModifiedInertia, epsilon=0.0, candidates="linear"),
+    "inertia about z, linear groups": partial(ModifiedInertia, candidates="linear"),
+    "inertia about x, linear groups": partial(ModifiedInertia, axis="x", candidates="linear"),
     "cosines, both": partial(CosSim, "both"),
     "cosines, so3": partial(CosSim, "so3"),
     "cosines, scale": partial(CosSim, "scale"),
@@ -202,6 +205,7 @@ def test_stored_type():
     [
         (lambda: ModifiedInertia(n=1000), "n must be a positive multiple of 3, got 1000"),
         (lambda: ModifiedInertia(axis="w"), r"axis must be one of \['x', 'y', 'z'\] or None, got 'w'"),
+        (lambda: ModifiedInertia(candidates="all"), r"candidates must be one of \['axes', 'linear'\], got 'all'"),
         (lambda: ModifiedInertia(dtype=torch.int64), "dtype must be a floating type"),
         (lambda: CosSim("all"), "variant must be one of"),
         (lambda: PairDistances("cube"), "error must be one of"),

@@ -159,3 +159,40 @@ def test_a_stack_of_log_sizes_is_held_at_every_step():
         optimizer.step()
         soft.prox_step(optimizer)
         assert float(layer.weight.detach().sum(1).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_part_of_a_gradient_is_that_of_a_difference_of_weights(name):
+    """What is fixed, as the place of positions, is part of weights and not of steps."""
+    bank = bank_of(name)
+    a, b = (torch.randn(len(bank.flat()), dtype=torch.float64) for _ in range(2))
+    for term in range(len(bank.terms)):
+        expected = bank.part(a, term) - bank.part(b, term)
+        assert torch.allclose(bank.part(a - b, term, centred=False), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("scale", "share"), [(0.25, 1.0), (1.5, 0.5), (100.0, 2.0**-7), (1e5, 0.0), (-1.0, 0.0)])
+def test_a_descent_goes_as_far_as_serves_the_loss(scale, share):
+    bank = bank_of("nodes")
+    before = [p.detach().clone() for p in bank.parameters_]
+    target = before[1] + 1.0
+    step = torch.full_like(target, scale)  # 1 / scale of it would be best
+    bank.descend(1, step, lambda: float((bank.parameters_[1] - target).square().sum()))
+    assert torch.equal(bank.parameters_[0], before[0])
+    assert torch.allclose(bank.parameters_[1], before[1] + share * step)
+
+
+def test_a_descent_that_is_broken_off_keeps_the_best_weights():
+    bank = bank_of("nodes")
+    before = bank.parameters_[0].detach().clone()
+    losses = iter([3.0, 4.0, 2.0])
+
+    def loss():
+        found = next(losses, None)
+        if found is None:
+            raise KeyboardInterrupt
+        return found
+
+    with pytest.raises(KeyboardInterrupt):
+        bank.descend(0, torch.ones_like(before), loss)
+    assert torch.equal(bank.parameters_[0], before + 0.5)

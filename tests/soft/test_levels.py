@@ -105,7 +105,7 @@ def test_chunk_sizes(rows, chunks, samples, sizes):
 def test_the_bootstrap_is_that_of_the_numbers():
     """Against a plain loop over resampled chunks."""
     torch.manual_seed(0)
-    numbers = torch.rand(9, 7, dtype=torch.float64) + 0.1
+    numbers = torch.rand(9, 3, 7, dtype=torch.float64) + 0.1
     generator = torch.Generator().manual_seed(5)
     draws = torch.randint(9, (200, 9), generator=generator)
     expected = torch.stack([levels_from(numbers[draw].sum(0)) for draw in draws])
@@ -225,7 +225,27 @@ def test_a_twin_stands_beside():
         ours.beside(Levels())
 
 
+@pytest.mark.parametrize("outputs", ["8x0e + 2x1o", "2x1o + 8x0e + 1x1o"])
+def test_each_kind_of_output_has_a_scale_of_its_own(outputs):
+    """What follows can amplify vectors alone, so that strong scalars must not hide that vectors are broken."""
+    torch.manual_seed(0)
+    layer = TypedLinear("3x0e + 2x1o", outputs, mode="soft").double()
+    with torch.no_grad():
+        vectors = torch.cat([torch.full((m.dim,), float(m.ir.l)) for m in layer.rep_out]).bool()
+        layer.weight[vectors, 0] += torch.tensor([0.0, 0.0, 0.4]).repeat(int(vectors.sum()) // 3)
+    x = torch.randn(100, 9, dtype=torch.float64)
+    before = levels_of(layer, TYPES, x)
+    with torch.no_grad():
+        layer.weight[~vectors] *= 100.0
+        layer.bias[~vectors] *= 100.0
+    after = levels_of(layer, TYPES, x)
+    assert before.overall()["rotation"] > 0.3
+    assert before.overall()["about z"] < 1e-12
+    for first, second in zip(before, after):
+        assert (first.level, first.low, first.high) == pytest.approx((second.level, second.low, second.high), abs=1e-12)
+
+
 def test_levels_from_has_no_level_where_nothing_is_forbidden():
-    nan, zero = levels_from(torch.tensor([6.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0], dtype=torch.float64)).tolist()
+    nan, zero = levels_from(torch.tensor([[6.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0]], dtype=torch.float64)).tolist()
     assert math.isnan(nan)
     assert zero == 0.0

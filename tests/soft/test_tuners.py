@@ -111,6 +111,39 @@ def test_a_weight_is_called_back_only_if_nothing_is_lost(told, needed):
     assert held == (told and not needed)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_what_is_let_go_sets_off_along_what_it_was_denied(told):
+    """A push along z: the bias learns it at once, and nothing else of the layer moves."""
+    torch.manual_seed(0)
+    x = torch.randn(3000, 11)
+    y = torch.tensor([0.0, 0.0, 0.7]) + 0.1 * torch.randn(3000, 3)
+    layer = TypedLinear("2x0e + 3x1o", "1x1o", mode="soft")
+    with torch.no_grad():
+        layer.weight.zero_()
+    soft = SoftEquivariance({"rotation": O(3), "about z": SO2("z")}, Evidence(window=50, every=1, patience=0.0))
+    soft.attach(layer)
+    for index in torch.randperm(3000).split(30):
+        loss = (layer(x[index]) - y[index]).square().mean()
+        layer.zero_grad()
+        loss.backward()
+        soft.observe(loss, 30, 3)
+    before = {name: value.detach().clone() for name, value in layer.named_parameters()}
+
+    def error():
+        return (layer(x) - y).detach().square().mean()
+
+    start = error()
+    soft.tune(0.5, 3000, error if told else None)
+    free = soft.strengths < 500
+    assert free.sum() == 1  # rotation without rotation about z, in the bias
+    if not told:
+        assert all(torch.equal(value, before[name]) for name, value in layer.named_parameters())
+        return
+    assert error() < 0.2 * start
+    assert torch.equal(layer.weight, before["weight"])
+    assert torch.allclose(layer.bias[:2], torch.zeros(2), atol=1e-6)
+
+
 def test_levels_of_terms_are_those_of_the_weights():
     layer = TypedLinear(REP, "4x1o", mode="free")
     soft = SoftEquivariance({"rotation": O(3)}, Evidence())
