@@ -101,6 +101,7 @@ def run(task: str, method: str, seed: int, roots: Mapping[str, str], epochs: int
         cosine=own["cosine"],
         proximal=method != "one-shot",
         loss=own.get("loss", "mse"),
+        rods=own.get("rods", False),
     )
     data = data_of(config, seed, roots, method == "EGNN, height")
     return fit_and_test(module, data, epochs or config["trainer"]["max_epochs"])

@@ -18,6 +18,7 @@ from geoeq.layers.ponita_net import PonitaNet
 from geoeq.layers.ponita_zonal import ZonalConv, ZonalKernel
 from geoeq.layers.radial import RadialBasis
 from geoeq.layers.rigid import rigid_parts
+from geoeq.layers.rods import KeepRods, keep_lengths
 from geoeq.layers.steerable_conv import SteerableConv
 from geoeq.layers.steerable_net import EnergyForces, GauntNet, SteerableMPNN, SteerableNet
 from geoeq.layers.temporal_conv import TemporalConv
@@ -36,6 +37,7 @@ __all__ = [
     "GauntConv",
     "GauntNet",
     "IrrepsLayerNorm",
+    "KeepRods",
     "Ponita",
     "PonitaConv",
     "PonitaForecast",
@@ -55,6 +57,7 @@ __all__ = [
     "VectorMLP",
     "ZonalConv",
     "ZonalKernel",
+    "keep_lengths",
     "ponita_from_reference",
     "rigid_parts",
 ]

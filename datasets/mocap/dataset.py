@@ -33,8 +33,9 @@ class MotionCapture(EqualGraphs):
     has no velocity, is not used. ``x`` [31, 2] is \|v\| and the height, y / 10 (y points up); the height shows gravity
     to a network that could not know it otherwise. The published training divides it once more, by its maximum over a
     batch; here it does not depend on the batch. Edges join joints at most two bones apart, in both directions;
-    ``edge_attr`` [E, 1] is the number of bones. ``part`` [31] is 0 for the trunk, then left leg, right leg, left arm,
-    right arm. ``trial`` [1] and ``start`` [1] say where a graph is from: graphs of one trial resemble each other.
+    ``edge_attr`` [E, 1] is the number of bones, and ``rod`` [E] whether it is one: bones keep their lengths. ``part``
+    [31] is 0 for the trunk, then left leg, right leg, left arm, right arm. ``trial`` [1] and ``start`` [1] say where a
+    graph is from: graphs of one trial resemble each other.
 
     Positions are those of the published arrays: neither centred nor scaled, in the unit of CMU's files, inch/0.45 =
     0.0564 m. Errors are published as mean squared error over all coordinates, times 100.
@@ -112,7 +113,8 @@ class MotionCapture(EqualGraphs):
 
     def _split(self, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         edge_index, edge_attr = CMU.graph()
-        return {"edge_index": edge_index, "edge_attr": edge_attr.to(self.dtype), "part": CMU.part}, made
+        shared = {"edge_index": edge_index, "edge_attr": edge_attr.to(self.dtype), "part": CMU.part}
+        return shared | {"rod": edge_attr[:, 0] == 1}, made
 
     @staticmethod
     def recordings(root: str | Path | None = None, protocol: str = "run") -> list[Trajectory]:

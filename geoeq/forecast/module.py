@@ -16,6 +16,7 @@ from geoeq.audit import orbit_error
 from geoeq.forecast.errors import as_path, path_errors, sample_errors
 from geoeq.forecast.trajectory_metrics import ade
 from geoeq.groups import parse
+from geoeq.layers.rods import KeepRods
 from geoeq.soft import Evidence, Fixed, Levels, SoftEquivariance, Tuner
 
 __all__ = ["ForecastModule"]
@@ -59,6 +60,8 @@ class ForecastModule(LightningModule):
         n_samples: number of futures drawn in the test of a network that can; none of geoeq.layers does.
         loss: ``"mse"``, or ``"distance"``: mean distance between forecast and truth, which a few large errors do not
             rule. The test has the mean squared error in either case.
+        rods: whether edges that the data mark as rods keep their lengths in the forecast
+            (:class:`geoeq.layers.KeepRods`).
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class ForecastModule(LightningModule):
         proximal: bool = True,
         n_samples: int = 20,
         loss: str = "mse",
+        rods: bool = False,
     ) -> None:
         super().__init__()
         if not lr > 0:
@@ -80,7 +84,7 @@ class ForecastModule(LightningModule):
             raise ValueError(f"n_samples must be at least 1, got {n_samples}")
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {list(LOSSES)}, got {loss!r}")
-        self.model = model
+        self.model = KeepRods(model) if rods else model
         self.loss = LOSSES[loss]
         self.n_samples = n_samples
         self.lr, self.weight_decay, self.cosine, self.proximal = lr, weight_decay, cosine, proximal
