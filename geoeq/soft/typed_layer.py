@@ -15,6 +15,9 @@ from geoeq.reps import Segment, Sum, TypedMap
 __all__ = ["TypedLayer", "levels_from", "typed_layers"]
 
 NOTHING = 1e-12  # a share this small is the rounding of a projector that forbids nothing
+# What random weights hardly have is no measure: translations forbid one of many inputs, and a layer that follows it
+# alone would have a level of ten or more.
+LEAST_SHARE = 0.5
 
 
 class TypedLayer:
@@ -88,12 +91,13 @@ def typed_layers(model: nn.Module, groups: Sequence[Group]) -> list[TypedLayer]:
 def levels_from(numbers: Tensor) -> Tensor:
     r"""Levels ``[..., K]`` from the numbers ``[..., outputs, 1 + 3K]`` of :meth:`TypedLayer.forms`.
 
-    :math:`\sqrt{(broken / power) / (expected / whole)}` of the kind of output where it is largest; 0 where there is no
-    power, NaN where nothing is forbidden.
+    :math:`\sqrt{(broken / power) / f}` of the kind of output where it is largest, with f the share expected / whole of
+    a random weight, or one half if that is more; 0 where there is no power, NaN where nothing is forbidden.
     """
     size = (numbers.shape[-1] - 1) // 3
     whole, power, broken, expected = numbers.clamp(min=0.0).split([1, size, size, size], dim=-1)
-    level = torch.where(power > 0, ((broken / power) * (whole / expected)).sqrt(), 0.0)
+    share = (expected / whole).clamp(min=LEAST_SHARE)
+    level = torch.where(power > 0, ((broken / power) / share).sqrt(), 0.0)
     constrains = expected > NOTHING * whole
     largest = torch.where(constrains, level, -1.0).amax(-2)
     return torch.where(constrains.any(-2), largest, torch.nan)

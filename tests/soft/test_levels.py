@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from geoeq.groups import O2, O
+from geoeq.groups import O2, O, T
 from geoeq.layers import TypedLinear
+from geoeq.reps import Positions, Sum
 from geoeq.soft import Fixed, LevelRow, Levels, SoftEquivariance, levels_of
 from geoeq.soft.intervals import bootstrap, chunk_sizes, record_inputs
 from geoeq.soft.levels import level_table
@@ -243,6 +244,19 @@ def test_each_kind_of_output_has_a_scale_of_its_own(outputs):
     assert before.overall()["about z"] < 1e-12
     for first, second in zip(before, after):
         assert (first.level, first.low, first.high) == pytest.approx((second.level, second.low, second.high), abs=1e-12)
+
+
+def test_a_share_that_random_weights_hardly_have_is_no_measure():
+    """One of many inputs is forbidden: an output that follows it alone has a level of at most the root of 2."""
+    layer = TypedLinear(Sum("20x1o", Positions(1)), "1x1o", mode="soft", bias=False).double()
+    levels = []
+    for share in (0.0, 0.25, 0.5, 1.0):
+        with torch.no_grad():
+            layer.weight.zero_()
+            layer.weight[:, 57:60] = (1 - share) ** 0.5 * torch.eye(3)
+            layer.weight[:, 60:] = share**0.5 * torch.eye(3)
+        levels.append(levels_of(layer, {"translation": T(3)})[0].level)
+    assert levels == pytest.approx([0.0, 0.5**0.5, 1.0, 2**0.5])
 
 
 def test_levels_from_has_no_level_where_nothing_is_forbidden():
