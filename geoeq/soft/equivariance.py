@@ -250,9 +250,9 @@ class SoftEquivariance(nn.Module):
         r"""Level of each symmetry in each layer, from 0 = exact to 1 = no more symmetric than a random layer.
 
         With W what weight and bias of a layer map to one kind of output: :math:`\sqrt{\|W - P W\|^2 / (f \|W\|^2)}`,
-        where f is the share that a random weight has outside the symmetric maps. The level of the layer is that of the
-        kind of output that has the largest: each has a scale of its own, which what follows can change. A symmetry
-        that does not constrain a layer has no row.
+        where f is the share that a random weight has outside the symmetric maps, or one half if that is more. The
+        level of the layer is that of the kind of output that has the largest: each has a scale of its own, which what
+        follows can change. A symmetry that does not constrain a layer has no row.
 
         Args:
             inputs: what the model is called with, for example a batch of held-out data. The norm then weighs every
@@ -304,7 +304,16 @@ class SoftEquivariance(nn.Module):
             raise ValueError("the attached model has no typed maps: add soft.penalty(*inputs) to the loss instead")
         if not self._layers:
             raise ValueError("SoftEquivariance is not attached to a model: call attach(model) first")
+        self._follow(self.bank.parameters_[0])
         return True
+
+    def _follow(self, weight: Tensor) -> None:
+        """Be where the model has been moved to, and in double precision if it is."""
+        here = self.bank.patterns
+        if here.device != weight.device:
+            self.to(weight.device)
+        if weight.dtype == torch.float64 != here.dtype:
+            self.double()
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={group}" for name, group in self.symmetries.items())
