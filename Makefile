@@ -27,7 +27,7 @@ install: $(TRAIN) ## create .venv and install geoeq with what training needs
 	@echo "geoeq is installed in $(VENV): $(VENV)/bin/geoeq --help"
 
 forecast: $(TRAIN) ## the main job: train exact, soft and free networks on N-body data, print a table, write a report
-	$(PY) -m geoeq.cli compare --config $(CONFIG) $(ARGS)
+	$(PY) -m geoeq compare --config $(CONFIG) $(ARGS)
 
 test: $(TEST) ## run the whole test suite on all cores; ARGS="-m 'not slow'" for the quick part
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal $(ARGS)

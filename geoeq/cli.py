@@ -188,7 +188,3 @@ def _reason(message: str) -> str:
 def _fail(message: str) -> int:
     print(f"geoeq: error: {' '.join(message.split())}", file=sys.stderr)
     return WRONG
-
-
-if __name__ == "__main__":
-    sys.exit(main())

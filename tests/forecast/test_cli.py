@@ -52,7 +52,7 @@ def folder(tmp_path, monkeypatch):
 def start(*args: str) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "geoeq.cli", *args],
+        [sys.executable, "-m", "geoeq", *args],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

@@ -73,4 +73,4 @@ def test_installing_for_tests_covers_training(checkout):
     assert make("forecast", "ARGS=--help", folder=checkout).returncode == 0
     calls = (checkout / "calls").read_text()
     assert calls.count("-m pip install") == 1
-    assert "-m geoeq.cli compare --config configs/nbody.yaml --help" in calls
+    assert "-m geoeq compare --config configs/nbody.yaml --help" in calls

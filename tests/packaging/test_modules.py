@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "geoeq.forecast": CORE | {f"geoeq.{part}" for part in ("layers", "datasets", "soft", "audit", "forecast")},
     "geoeq.cli": CORE
     | {f"geoeq.{part}" for part in ("layers", "datasets", "soft", "audit", "forecast", "bench", "cli")},
+    "geoeq.__main__": {"geoeq.cli"},
 }
 TRAINING_ONLY = {"lightning", "pytorch_lightning", "jsonargparse", "rich", "matplotlib"}
 MODULES = sorted(module.name for module in pkgutil.walk_packages(geoeq.__path__, "geoeq."))
