@@ -256,6 +256,8 @@ RANKS = """
             soft.prox_step(optimizer)
         soft.tune(epoch / 12, 64, lambda: (net(x[own]) - y[own]).square().mean())
     torch.save({**net.state_dict(), "strengths": soft.strengths}, f"{folder}/{rank}-of-{world}.pt")
+    del model  # its threads must end before those of the group
+    distributed.barrier()
     distributed.destroy_process_group()
 """
 
