@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, overload
 
 import torch
 from torch import Generator, Tensor
 
-from geoeq.audit.kernel import KernelFeatures, RidgePath
+from geoeq.audit.estimator import Estimator, ceiling_of, gap_of, noise_of
+from geoeq.audit.samples import AuditData, Samples, samples_of
 from geoeq.groups import Group, parse
 from geoeq.reps import Rep, as_rep, rep_dim, segments
-from geoeq.soft.action import move
 
 __all__ = ["SymmetryGap", "symmetry_gap"]
 
 RESAMPLES = 1000
 COVERAGE = 0.95
 NULLS = 2
-STANDARD_ERRORS = 3.0
+MAX_SAMPLES = 1000
+DATASET = ("dataset", "group")
+TENSORS = ("x", "y", "group", "rep_in", "rep_out")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,20 @@ class SymmetryGap:
         )
 
 
+@overload
+def symmetry_gap(
+    dataset: AuditData,
+    group: Group | str,
+    *,
+    max_samples: int = MAX_SAMPLES,
+    landmarks: int = 512,
+    n_elements: int = 8,
+    folds: int = 4,
+    seed: int = 0,
+) -> SymmetryGap: ...
+
+
+@overload
 def symmetry_gap(
     x: Tensor,
     y: Tensor,
@@ -68,13 +84,27 @@ def symmetry_gap(
     n_elements: int = 8,
     folds: int = 4,
     seed: int = 0,
+) -> SymmetryGap: ...
+
+
+def symmetry_gap(
+    *data: Any,
+    max_samples: int | None = None,
+    landmarks: int = 512,
+    n_elements: int = 8,
+    folds: int = 4,
+    seed: int = 0,
+    **named: Any,
 ) -> SymmetryGap:
-    r"""Estimate the share of the targets that no equivariant function explains,
+    r"""Estimate the share of the targets that no equivariant function explains, of a ``dataset`` or of tensors.
+
+    It is called as ``symmetry_gap(dataset, group)`` or as ``symmetry_gap(x, y, group, rep_in, rep_out)``, and estimates
 
     .. math:: \delta = \frac{E\|y - P y\|^2}{E\|y - P\bar y\|^2}, \qquad
         E\|y - Py\|^2 = \tfrac12 E_g\|y(gx) - g\,y(x)\|^2
 
-    for a group whose elements preserve the distribution of x, with P the average over the group.
+    for a group whose elements preserve the distribution of x, with P the average over the group. Shifts of positions
+    are therefore drawn from the data: samples change places, and are otherwise moved about the mean of their positions.
 
     1. A kernel ridge regression on moved copies of the data, averaged over moved inputs, is the symmetric model. What
        it leaves of held-out targets is the ``ceiling``.
@@ -89,11 +119,18 @@ def symmetry_gap(
     gives 0.48 and 0.02, on a noise of 0.58, so that it misses gaps below a few hundredths.
 
     Args:
+        dataset: a task of :mod:`geoeq.datasets.vectors`, whose training split is taken; or graphs with equal numbers of
+            nodes, in one order, with ``pos [n, 3]``, ``y [n, 3]`` or ``[n, F, 3]`` (positions; what is to be explained
+            are the displacements), and what there is of ``vel``, ``history [n, P, 3]`` and ``x``, or else ``charge``.
+            Edges are not looked at. Rotations are about the origin, or about the mean of all positions if that is
+            elsewhere. Graphs count as independent, which windows of few recordings are not.
+        max_samples: the most samples to take of ``dataset``, evenly spaced through it.
         x: inputs ``[n, rep_in.dim]``.
         y: targets ``[n, rep_out.dim]``.
         group: the symmetry, or its text.
         rep_in: how inputs answer.
-        rep_out: how targets answer. Of a forecast give the displacement, which has no origin, not the position.
+        rep_out: how targets answer. Of a forecast give the displacement, which has no origin, not the position; where
+            the group shifts positions, those among the targets are taken from the mean of the sample's own.
         landmarks: size of the regressions; memory grows with ``n * n_elements * landmarks``.
         n_elements: moved copies, in training and for the averages.
         folds: every sample is held out once.
@@ -101,24 +138,36 @@ def symmetry_gap(
 
     Raises:
         ValueError: if ``x`` or ``y`` are not of the widths of their representations, are not finite, differ in
-            length, or are fewer than ``4 * folds`` samples; or for numbers out of range.
+            length, or are fewer than ``4 * folds`` samples; if ``dataset`` is not as above, or ``group`` moves parts
+            of graphs, stretches them, or both shifts and permutes nodes; or for numbers out of range.
+        TypeError: for a mixture of the two forms.
 
     >>> from geoeq.groups import SO
     >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
     >>> symmetry_gap(x, 2 * x + torch.tensor([0.0, 0.0, 1.0]), SO(3), "1o", "1o", landmarks=64).broken
     True
+
+    Graphs that fly on while they are blown upwards:
+
+    >>> from torch_geometric.data import Data
+    >>> draw = torch.randn(100, 2, 4, 3, generator=torch.Generator().manual_seed(0))
+    >>> graphs = [Data(pos=pos, vel=vel, y=pos + vel + torch.tensor([0.0, 0.0, 1.0])) for pos, vel in draw]
+    >>> [symmetry_gap(graphs, group, landmarks=64, n_elements=4).broken for group in ("O(3)", "T(3)")]
+    [True, False]
     """
-    group, rep_in, rep_out = parse(group), as_rep(rep_in), as_rep(rep_out)
+    name, samples, group = _read(data, named, max_samples)
+    x, y, rep_in, rep_out = samples.x, samples.y, as_rep(samples.rep_in), as_rep(samples.rep_out)
     _check(x, y, group, rep_in, rep_out)
     if min(landmarks, n_elements) < 1 or folds < 2:
         raise ValueError(
             f"landmarks and n_elements must be at least 1 and folds 2, got {landmarks}, {n_elements}, {folds}"
         )
     if len(x) < 4 * folds:
-        raise ValueError(f"x must have at least 4 * folds = {4 * folds} samples, got {len(x)}")
+        raise ValueError(f"{name} must have at least 4 * folds = {4 * folds} samples, got {len(x)}")
     generator = Generator().manual_seed(seed)
     estimator = Estimator(group, rep_in, rep_out, landmarks, n_elements, folds, generator)
     x, y = x.detach().double().cpu(), y.detach().double().cpu()
+    y = estimator.placed(x, y)
     numbers = estimator(x, y)
     floors = [float(gap_of(estimator(*estimator.scattered(x, y)).sum(0))) for _ in range(NULLS)]
     floors.append(float(noise_of(numbers)))
@@ -127,109 +176,24 @@ def symmetry_gap(
     ends = torch.tensor([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], dtype=torch.float64)
     low, high = torch.quantile(gap_of(counts @ numbers), ends).tolist()
     totals = numbers.sum(0)
-    return SymmetryGap(float(gap_of(totals)), low, high, max(floors), float(totals[2] / _positive(totals[3])))
+    return SymmetryGap(float(gap_of(totals)), low, high, max(floors), float(ceiling_of(totals)))
 
 
-def gap_of(numbers: Tensor) -> Tensor:
-    """Signed squared correlation, relative to the variance, from sums ``[..., 4]`` of what the estimator returns."""
-    inner, explained, _, variance = numbers.unbind(-1)
-    return inner * inner.abs() / _positive(explained * variance)
-
-
-def noise_of(numbers: Tensor) -> Tensor:
-    """The gap of a correlation that is all noise, three standard errors of its sum, from ``numbers [n, 4]``."""
-    inner, explained, _, variance = numbers.sum(0)
-    error = (numbers[:, 0] - inner / len(numbers)).square().sum()
-    return STANDARD_ERRORS**2 * error / _positive(explained * variance)
-
-
-def _positive(value: Tensor) -> Tensor:
-    return value.clamp(min=torch.finfo(torch.float64).tiny)
-
-
-class Estimator(NamedTuple):
-    """The cross-fitted regressions behind :func:`symmetry_gap`."""
-
-    group: Group
-    rep_in: Rep
-    rep_out: Rep
-    landmarks: int
-    n_elements: int
-    folds: int
-    generator: Generator
-
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Of each sample, ``[n, 4]``: residual times break, break squared, residual squared, target squared."""
-        fold = torch.randperm(len(x), generator=self.generator) % self.folds
-        scale = scales(x, self.rep_in, self.group)
-        residual = y - self._best(torch.stack([y]), self._symmetric_predictions(x, y, fold, scale))
-        breaks = self._break_predictions(x, residual, fold, scale)
-        gains = torch.stack([gap_of(self._numbers(residual, b, residual).sum(0)) for b in breaks])
-        best = breaks[int(gains.argmax())]
-        mean = torch.stack([move(self.group, self.rep_out, y, g) for g in self._elements(64)]).mean((0, 1))
-        return self._numbers(residual, best, y - mean)
-
-    @staticmethod
-    def _numbers(residual: Tensor, breaks: Tensor, target: Tensor) -> Tensor:
-        columns = [(residual * breaks).sum(1), breaks.square().sum(1), residual.square().sum(1), target.square().sum(1)]
-        return torch.stack(columns, 1)
-
-    @staticmethod
-    def _best(y: Tensor, predictions: Tensor) -> Tensor:
-        """The one of ``predictions [ridges, n, q]`` that is nearest to ``y``."""
-        return predictions[int((predictions - y).square().sum((1, 2)).argmin())]
-
-    def _symmetric_predictions(self, x: Tensor, y: Tensor, fold: Tensor, scale: Tensor) -> Tensor:
-        """Held-out predictions ``[ridges, n, q]`` of the regression on moved copies, averaged over moved inputs."""
-        found: Tensor | None = None
-        for k in range(self.folds):
-            inside, outside = fold != k, fold == k
-            moved = [self._moved(x[inside], y[inside], g) for g in self._elements(self.n_elements)]
-            many_x, many_y = torch.cat([own for own, _ in moved]) * scale, torch.cat([own for _, own in moved])
-            path = RidgePath(KernelFeatures(many_x, self.landmarks, self.generator), many_x, many_y)
-            own = self._averaged(path, x[outside], scale)
-            found = own.new_zeros(len(own), *y.shape) if found is None else found
-            found[:, outside] = own
-        assert found is not None
-        return found
-
-    def _break_predictions(self, x: Tensor, residual: Tensor, fold: Tensor, scale: Tensor) -> Tensor:
-        """Held-out predictions ``[ridges, n, q]`` of the residual, their symmetric part taken out."""
-        found: Tensor | None = None
-        for k in range(self.folds):
-            inside, outside = fold != k, fold == k
-            features = KernelFeatures(x[inside] * scale, self.landmarks, self.generator)
-            path = RidgePath(features, x[inside] * scale, residual[inside])
-            own = path(x[outside] * scale) - self._averaged(path, x[outside], scale)
-            found = own.new_zeros(len(own), *residual.shape) if found is None else found
-            found[:, outside] = own
-        assert found is not None
-        return found
-
-    def _averaged(self, path: RidgePath, x: Tensor, scale: Tensor) -> Tensor:
-        r"""The symmetric part of a regression, mean of :math:`g^{-1} f(g x)` over drawn elements."""
-        found = [
-            move(self.group, self.rep_out, path(move(self.group, self.rep_in, x, g) * scale), torch.linalg.inv(g))
-            for g in self._elements(self.n_elements)
-        ]
-        return torch.stack(found).mean(0)
-
-    def _elements(self, count: int) -> Tensor:
-        return self.group.sample(count, generator=self.generator)
-
-    def _moved(self, x: Tensor, y: Tensor, element: Tensor) -> tuple[Tensor, Tensor]:
-        return move(self.group, self.rep_in, x, element), move(self.group, self.rep_out, y, element)
-
-    def scattered(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The data, each sample moved by an element of its own."""
-        pairs = [self._moved(x[i : i + 1], y[i : i + 1], element) for i, element in enumerate(self._elements(len(x)))]
-        return torch.cat([own for own, _ in pairs]), torch.cat([own for _, own in pairs])
-
-
-def scales(x: Tensor, rep: Rep, group: Group) -> Tensor:
-    """One over the root mean square of each kind of copy, ``[dim]``: what is of one kind shares its unit."""
-    found = [x[:, s.start : s.stop].square().mean().sqrt().expand(s.stop - s.start) for s in segments(rep, group.n)]
-    return 1.0 / torch.cat(found).clamp(min=torch.finfo(torch.float64).eps)
+def _read(data: tuple[Any, ...], named: dict[str, Any], max_samples: int | None) -> tuple[str, Samples, Group]:
+    """What either form of the call was given: the name of the data, their samples and the group."""
+    tensors = "x" in named or any(isinstance(value, Tensor) for value in data[:1])
+    form = TENSORS if tensors else DATASET
+    given = [*form[: len(data)], *named]
+    if len(data) > len(form) or sorted(given) != sorted(form) or (tensors and max_samples is not None):
+        names = [*named] if max_samples is None else [*named, "max_samples"]
+        found = ", ".join([*(type(value).__name__ for value in data), *(f"{name}=" for name in names)])
+        raise TypeError(f"symmetry_gap must be given (dataset, group) or (x, y, group, rep_in, rep_out), got ({found})")
+    asked = dict(zip(form, data)) | named
+    group = parse(asked.pop("group"))
+    if tensors:
+        return "x", Samples(**asked), group
+    count = MAX_SAMPLES if max_samples is None else max_samples
+    return "dataset", samples_of(asked["dataset"], group, count), group
 
 
 def _check(x: Tensor, y: Tensor, group: Group, rep_in: Rep, rep_out: Rep) -> None:

@@ -7,8 +7,8 @@ import torch
 
 from geoeq.audit import SymmetryGap, symmetry_gap
 from geoeq.datasets.vectors import ModifiedInertia
-from geoeq.groups import SO, SO2, O, Product, S, Scaling
-from geoeq.reps import Nodes, TensorRep
+from geoeq.groups import SO, SO2, E, O, Product, S, Scaling, T
+from geoeq.reps import Nodes, Positions, TensorRep
 
 REP_IN, REP_OUT = TensorRep({1: 2}, d=3), TensorRep({1: 1}, d=3)
 SMALL = {"landmarks": 96, "n_elements": 6}
@@ -96,6 +96,24 @@ def test_groups_that_are_products_or_finite_reflections():
     assert symmetry_gap(x, y.abs(), "O(3)", "2x1o", "1x1o", **SMALL).broken
 
 
+@pytest.mark.parametrize("group", [T(3), E(3, scale=0.01)], ids=repr)
+def test_a_pull_that_is_linear_in_the_position_breaks_translations(group):
+    x = vectors(150)  # two points each
+    centre = x.unflatten(1, (2, 3)).mean(1)
+    away = x[:, :3] - centre
+    assert not symmetry_gap(x, away, group, Positions(2), "1o", **SMALL).broken
+    assert symmetry_gap(x, away - centre, group, Positions(2), "1o", **SMALL).broken
+    # the same as positions: what turns about the pair and what turns about the origin
+    assert not symmetry_gap(x, centre + 2 * away, group, Positions(2), Positions(1), **SMALL).broken
+    assert symmetry_gap(x, 2 * centre + away, group, Positions(2), Positions(1), **SMALL).broken
+
+
+def test_features_of_nodes_have_units_of_their_own():
+    x = torch.cat([vectors(), 1000 * vectors(seed=1)], 1)  # of 2 nodes, 6 scalars each
+    y = x[:, :2].sin()
+    assert symmetry_gap(x, y, S(2), Nodes(2, "6x0e"), Nodes(2, "1x0e"), **SMALL).ceiling < 0.3
+
+
 def test_the_same_seed_gives_the_same_numbers():
     assert fresh_gap(0.3) == gap_of(0.3)
     assert fresh_gap(0.3, seed=4) != gap_of(0.3)
@@ -149,3 +167,23 @@ def test_wrong_input_is_one_clear_line(change, message):
     arguments = {"x": torch.randn(20, 6), "y": torch.randn(20, 3), "group": SO2("z"), "rep_in": "2x1o", "rep_out": "1o"}
     with pytest.raises(ValueError, match=message):
         symmetry_gap(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(
+    ("data", "named", "found"),
+    [
+        ((), {}, ""),
+        (([],), {}, "list"),
+        (([], "O(3)"), {"rep_in": "1o"}, "list, str, rep_in="),
+        (([], "O(3)", "1o", "1o"), {}, "list, str, str, str"),
+        ((torch.zeros(20, 3), "O(3)"), {}, "Tensor, str"),
+        ((torch.zeros(20, 3),), {"dataset": []}, "Tensor, dataset="),
+        (([], "O(3)"), {"group": "O(3)"}, "list, str, group="),
+        ((torch.zeros(20, 3), torch.zeros(20, 3), "O(3)", "1o", "1o"), {"max_samples": 9}, ".*, max_samples="),
+        (([], "O(3)"), {"landmark": 9}, "list, str, landmark="),
+    ],
+)
+def test_the_two_forms_do_not_mix(data, named, found):
+    expected = rf"symmetry_gap must be given \(dataset, group\) or \(x, y, group, rep_in, rep_out\), got \({found}\)$"
+    with pytest.raises(TypeError, match=expected):
+        symmetry_gap(*data, **named)
