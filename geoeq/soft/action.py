@@ -188,8 +188,9 @@ def _shift(group: Group, copy: Copy, matrix: Tensor, *, algebra: bool = False) -
     if isinstance(copy, CrossingCopy):
         return _shift(group, copy.inner, matrix, algebra=algebra)
     if isinstance(copy, PositionCopy):
-        # as many points as the matrix has rows, since permutations want whole graphs
-        origin = group.act(matrix, matrix.new_zeros(len(matrix), 3), position=True)[0]
+        places = None if algebra else group.places(matrix)
+        nodes = 1 if places is None else len(places)  # permutations want whole graphs
+        origin = group.act(matrix, matrix.new_zeros(nodes, 3), position=True)[0]
         return origin.repeat(copy.mul)
     if isinstance(copy, LogSizeCopy):
         linear = group.spatial(matrix)

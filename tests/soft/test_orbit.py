@@ -314,3 +314,12 @@ def test_edges_follow_nodes_that_are_permuted(graphs, stacked):
             return spread(x, edge_index) + number.repeat(len(x) // len(number), 1)
 
         assert penalty(named, x, edges) > 0.01
+
+
+def test_positions_of_one_row_answer_to_a_mirror():
+    """Its elements number more nodes than a row of features has points."""
+    mirror = Mirror([1, 0, 2, 4, 3], "x")
+    element = mirror.discrete[0]
+    x = torch.tensor([[1.0, 2.0, 3.0, -4.0, 5.0, 6.0]], dtype=torch.float64)
+    moved = move(mirror, Positions(2), x, element)
+    assert moved.tolist() == [[-1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
