@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geoeq.groups import Group
 from geoeq.intertwiners import Projector
-from geoeq.reps import Segment, Sum, TypedMap
+from geoeq.reps import Segment, Sum, TypedMap, segments
 
 __all__ = ["TypedLayer", "levels_from", "typed_layers"]
 
@@ -61,7 +61,8 @@ class TypedLayer:
 
     @cached_property
     def _outputs(self) -> list[Segment]:
-        return [row[0].out for row in self.projectors[0].blocks]
+        dimension = self.projectors[0].groups[0].n if self.projectors else 3
+        return list(segments(self.maps[0].rep_out, dimension))
 
     @cached_property
     def _fixed(self) -> list[list[Tensor]]:
