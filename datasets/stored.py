@@ -30,7 +30,8 @@ class StoredDataset(InMemoryDataset):
 
     A subclass says what the numbers depend on (:meth:`_settings`), what the file is called (:meth:`_label`) and how
     its tensors are made (:meth:`_make`). The file's name carries a hash of the settings, so that other settings never
-    find it, and it is there whole or not at all.
+    find it, and it is there whole or not at all. One that is cut from what the user holds, as
+    :class:`~geoeq.datasets.ForecastWindows`, is never stored and says none of this.
     """
 
     def _settings(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from geoeq.layers.forecast_io import ForecastIO
 from geoeq.layers.gate import NormGate
 from geoeq.layers.identities import Identities
 from geoeq.layers.typed_linear import TypedLinear
+from geoeq.ops.backends import readable
 from geoeq.ops.scatter import scatter_mean
 from geoeq.reps import Crossing, Irreps, Positions, Rep, Sum
 
@@ -210,7 +211,7 @@ class TypedMPNN(nn.Module):
 
     def _check_sizes(self, data: Data) -> None:
         """Graphs of other sizes can have the right number of nodes in all, and every node after them a wrong number."""
-        if torch.compiler.is_compiling() or data.pos.is_cuda or data.get("ptr") is None:  # as check_values
+        if not readable(data.pos) or data.get("ptr") is None:
             return
         sizes = data.ptr.diff()
         if bool((sizes != self.n_nodes).any()):

@@ -12,17 +12,7 @@ from geoeq.reps import TensorRep
 
 __all__ = ["ModifiedInertia"]
 
-CANDIDATES: dict[str, dict[str, Group]] = {
-    "axes": {"O(3)": O(3), "O2(z)": O2("z"), "O2(x)": O2("x"), "O2(y)": O2("y")},
-    "linear": {
-        "O(3)": O(3),
-        "O2(z)": O2("z"),
-        "SL(3)": SL(3),
-        "SL(2), yz": SL(2, "yz"),
-        "GL(3)": GL(3),
-        "GL(2), xz": GL(2, "xz"),
-    },
-}
+CANDIDATES = ("axes", "linear")
 
 
 class ModifiedInertia(VectorTask):
@@ -81,12 +71,17 @@ class ModifiedInertia(VectorTask):
 
     @property
     def symmetries(self) -> dict[str, Group]:
-        return dict(CANDIDATES[self.candidates])
+        found: dict[str, Group] = {"O(3)": O(3), "O2(z)": O2("z")}
+        if self.candidates == "axes":
+            return found | {"O2(x)": O2("x"), "O2(y)": O2("y")}
+        found |= {"SL(3)": SL(3), "SL(2), yz": SL(2, "yz")}
+        return found | {"GL(3)": GL(3), "GL(2), xz": GL(2, "xz")}
 
     @property
     def residual(self) -> tuple[str, ...]:
-        axis = f"O2({self.axis})"
-        return tuple(name for name in self.symmetries if name == axis or (self.epsilon == 0 and name.startswith("O")))
+        kept = f"O2({self.axis})"
+        candidates = self.symmetries.items()
+        return tuple(name for name, group in candidates if name == kept or (self.epsilon == 0 and group.orthogonal))
 
     def inputs(self, noise: Tensor) -> Tensor:
         masses, positions = noise.split([self.points, 3 * self.points], dim=-1)

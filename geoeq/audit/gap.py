@@ -181,7 +181,7 @@ def symmetry_gap(
 
 def _read(data: tuple[Any, ...], named: dict[str, Any], max_samples: int | None) -> tuple[str, Samples, Group]:
     """What either form of the call was given: the name of the data, their samples and the group."""
-    tensors = "x" in named or any(isinstance(value, Tensor) for value in data[:1])
+    tensors = "x" in named or (len(data) > 0 and isinstance(data[0], Tensor))
     form = TENSORS if tensors else DATASET
     given = [*form[: len(data)], *named]
     if len(data) > len(form) or sorted(given) != sorted(form) or (tensors and max_samples is not None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any, Protocol
@@ -73,7 +74,7 @@ class _Batches(Dataset[Batch]):
         return self.data.fetch(self.name, index)
 
 
-class GraphData(LightningDataModule):
+class GraphData(LightningDataModule, ABC):
     """Training, validation and test batches of one of geoeq's data sets.
 
     A subclass says how a split is opened (:meth:`open`), and in class attributes what its numbers are.

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["BACKENDS", "choose_backend", "needs_plain_torch", "stands_for_many", "transforms_active", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "choose_backend",
+    "needs_plain_torch",
+    "readable",
+    "stands_for_many",
+    "transforms_active",
+    "use_backend",
+]
 
 BACKENDS = ("torch", "torch_scatter", "triton")
 _INSTALLED = {name: find_spec(name) is not None for name in BACKENDS}
@@ -74,6 +82,11 @@ def needs_plain_torch() -> bool:
     if torch.compiler.is_exporting():
         return True
     return not torch.compiler.is_compiling() and transforms_active()
+
+
+def readable(values: Tensor) -> bool:
+    """Whether a number may be read back: it would break a compiled graph or a transform, and stall a GPU."""
+    return not (torch.compiler.is_compiling() or values.is_cuda or transforms_active())
 
 
 def transforms_active() -> bool:

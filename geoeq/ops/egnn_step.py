@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from geoeq.ops.backends import needs_plain_torch
 from geoeq.ops.scatter import scatter_sum
 
 __all__ = ["EGNNWeights", "egnn_step"]
@@ -79,13 +79,7 @@ def egnn_step(
 
 def _needs_plain(pos: Tensor) -> bool:
     """The hand-written backward serves neither export, torch.func, dual numbers nor mixed precision."""
-    if torch.compiler.is_exporting() or not torch.is_grad_enabled():
-        return True
-    if torch.is_autocast_enabled(pos.device.type):
-        return True
-    if torch.compiler.is_compiling():
-        return False
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return needs_plain_torch() or not torch.is_grad_enabled() or torch.is_autocast_enabled(pos.device.type)
 
 
 def _geometry(offset: Tensor, edge_attr: Tensor | None) -> Tensor:

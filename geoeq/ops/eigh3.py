@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from geoeq.ops.backends import transforms_active
 from geoeq.ops.matrix3 import (
     Components,
     apply,
@@ -23,7 +24,6 @@ from geoeq.ops.matrix3 import (
     select,
     symmetric_part,
     times,
-    transforms_active,
     transpose,
 )
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from geoeq.ops.backends import transforms_active
+from geoeq.ops.backends import readable, transforms_active
 
 __all__ = ["check_finite", "check_matrix", "check_not_negative", "map_components"]
 
@@ -32,7 +32,7 @@ def check_matrix(matrix: Tensor) -> None:
 
 def check_finite(name: str, values: Tensor) -> None:
     """Raise a ValueError for NaN or infinity; not inside a compiled graph, a transform of torch.func or on a GPU."""
-    if not _readable(values):
+    if not readable(values):
         return
     # A sum passes NaN and infinity on and is far quicker than a test of each number; it may overflow by itself.
     values = values.detach()
@@ -43,12 +43,8 @@ def check_finite(name: str, values: Tensor) -> None:
 def check_not_negative(name: str, values: Tensor) -> None:
     """:func:`check_finite`, and raise a ValueError for a negative number."""
     check_finite(name, values)
-    if _readable(values) and values.numel() and (least := float(values.detach().amin())) < 0:
+    if readable(values) and values.numel() and (least := float(values.detach().amin())) < 0:
         raise ValueError(f"{name} must not be negative, got {least}")
-
-
-def _readable(values: Tensor) -> bool:
-    return not (torch.compiler.is_compiling() or values.is_cuda or transforms_active())
 
 
 def map_components(

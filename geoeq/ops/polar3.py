@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geoeq.ops.backends import transforms_active
 from geoeq.ops.eigh3 import damped_inverse, eigen_across, isolated_axis
 from geoeq.ops.matrix3 import (
     Components,
@@ -26,7 +27,6 @@ from geoeq.ops.matrix3 import (
     select,
     symmetric_part,
     times,
-    transforms_active,
     transpose,
 )
 

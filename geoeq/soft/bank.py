@@ -211,7 +211,7 @@ class WeightBank(nn.Module):
 
     @torch.no_grad()
     def descend(self, weight: int, step: Tensor, loss: Callable[[], float], halvings: int = 10) -> None:
-        """Add to one weight the whole ``step``, or the half, the quarter and so on of it that has the least loss.
+        """Add to one weight the whole ``step`` or a half, a quarter ... of it: until the loss is past its least.
 
         Args:
             weight: its number.
@@ -220,13 +220,16 @@ class WeightBank(nn.Module):
             halvings: the number of times that the step is halved.
         """
         parameter = self.parameters_[weight]
-        before, best, least = parameter.clone(), parameter.clone(), loss()
+        before, best, start = parameter.clone(), parameter.clone(), loss()
+        least = start
         try:
             for k in range(halvings + 1):
                 parameter.copy_(before + 0.5**k * step)
                 found = loss()
                 if found < least:
                     best, least = parameter.clone(), found
+                elif least < start:
+                    break
         finally:
             parameter.copy_(best)
 

@@ -158,7 +158,7 @@ class SoftEquivariance(nn.Module):
         """
         if self.functional is not None:
             return self.functional.penalty(*inputs, part=part)
-        self._need_typed()
+        self._prepare()
         if bool(torch.isinf(self.strengths).any()):
             raise ValueError("penalty needs finite strengths, got infinity; call prox_step(optimizer) instead")
         flat = self.bank.flat()
@@ -179,7 +179,7 @@ class SoftEquivariance(nn.Module):
         its kin by the root mean square of the gradients of the weight, so that strengths mean the same as in
         :meth:`penalty` (:class:`~geoeq.soft.steps.StepSizes`).
         """
-        self._need_typed()
+        self._prepare()
         if not self.step_sizes.begun and self.step_sizes.has_past(optimizer):
             self._step.loosen()
         self.step_sizes.begun = True
@@ -201,7 +201,7 @@ class SoftEquivariance(nn.Module):
         """
         if self.functional is not None:
             return
-        self._need_typed()
+        self._prepare()
         wanted = self.tuner.wants_gradients()
         if not wanted and not self._step.holds(self.strengths):
             return
@@ -215,7 +215,7 @@ class SoftEquivariance(nn.Module):
     @torch.no_grad()
     def observe_validation(self) -> None:
         """Let the tuner see the gradients of a validation batch; call after ``validation_loss.backward()``."""
-        self._need_typed()
+        self._prepare()
         self.tuner.observe_validation(self.bank, self._gradient.gather())
 
     @torch.no_grad()
@@ -231,7 +231,7 @@ class SoftEquivariance(nn.Module):
         if self.functional is not None:
             self.functional.tune()
             return
-        self._need_typed()
+        self._prepare()
         mean_loss = None if loss is None else lambda: float(over_processes(self._number(loss()), 1)[0])
         self.strengths.copy_(self.tuner.update(self.bank, self.strengths, progress, n_samples, mean_loss))
         self.step_sizes.age = 0
@@ -262,7 +262,7 @@ class SoftEquivariance(nn.Module):
         """
         if self.functional is not None:
             return self.functional.levels(*inputs, part=part)
-        self._need_typed()
+        self._prepare()
         if not inputs:
             return self._table(None)
         records = record_inputs(self._layers, self._model[0], inputs)
@@ -288,7 +288,7 @@ class SoftEquivariance(nn.Module):
                 taken, and the weights alone if there was none. Prefer data: a small weight on a large feature can
                 carry a large break.
         """
-        self._need_typed()
+        self._prepare()
         levels = self.levels(*inputs) if inputs else self._table(self._records)
         exact = [self.symmetries[name] for name, level in levels.overall().items() if level <= tolerance]
         if exact:
@@ -299,17 +299,13 @@ class SoftEquivariance(nn.Module):
     def _number(self, loss: float | Tensor) -> Tensor:
         return torch.as_tensor(loss).detach().to(self.strengths.device)
 
-    def _need_typed(self) -> bool:
+    def _prepare(self) -> None:
+        """Refuse to go on without typed maps, and follow the model to where it has been moved."""
         if self.functional is not None:
             raise ValueError("the attached model has no typed maps: add soft.penalty(*inputs) to the loss instead")
         if not self._layers:
             raise ValueError("SoftEquivariance is not attached to a model: call attach(model) first")
-        self._follow(self.bank.parameters_[0])
-        return True
-
-    def _follow(self, weight: Tensor) -> None:
-        """Be where the model has been moved to, and in double precision if it is."""
-        here = self.bank.patterns
+        weight, here = self.bank.parameters_[0], self.bank.patterns
         if here.device != weight.device:
             self.to(weight.device)
         if weight.dtype == torch.float64 != here.dtype:
