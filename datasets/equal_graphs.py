@@ -11,15 +11,15 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from geoeq.datasets.batching import batch_template
+from geoeq.datasets.held import HeldGraphs, Parts
 from geoeq.datasets.pre_transform import stacked, transformed, unstacked
-from geoeq.datasets.stored import Parts, StoredDataset
 
 
-class EqualGraphs(StoredDataset):
+class EqualGraphs(HeldGraphs):
     """Base of data sets in which every graph has the same nodes and edges.
 
     What all graphs share (``edge_index``, ``part``, ...) is kept once, the rest as [S, n or E, ...]. A subclass
-    calls :meth:`_load` at the end of its ``__init__``, or :meth:`_take` if it stores nothing.
+    calls :meth:`_take` at the end of its ``__init__``, or is :class:`~geoeq.datasets.stored.Stored` besides.
     """
 
     def _transformed(self, shared: dict[str, Tensor], block: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -74,9 +74,6 @@ class ForecastWindows(EqualGraphs):
             shared, block = unstacked(self._transformed(shared, block))
         self._take(shared, block)
 
-    def _process(self) -> None:
-        """Nothing is stored: the recordings are at hand."""
-
 
 def _shared(trajectories: list[Trajectory]) -> dict[str, Tensor]:
     """What all recordings know of the nodes and edges."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+from geoeq.datasets.held import HeldGraphs, Parts
 from geoeq.datasets.pre_transform import joined, transformed, unjoined
-from geoeq.datasets.stored import Parts, StoredDataset
 
 
 class RaggedEdges(NamedTuple):
@@ -63,13 +63,13 @@ def pointer(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
-class RaggedGraphs(StoredDataset):
+class RaggedGraphs(HeldGraphs):
     """Base of data sets whose graphs differ in size.
 
     Every field of all graphs is one tensor, and its ``slices`` say which rows belong to which graph, as in PyG's
-    InMemoryDataset. A subclass calls :meth:`_load` at the end of its ``__init__``, or :meth:`_take` if it stores
-    nothing. Fields whose name contains "index" count the nodes of their own graph from 0 and are shifted in a batch;
-    the field ``pos`` tells the nodes.
+    InMemoryDataset. A subclass calls :meth:`_take` at the end of its ``__init__``, or is
+    :class:`~geoeq.datasets.stored.Stored` besides. Fields whose name contains "index" count the nodes of their own
+    graph from 0 and are shifted in a batch; the field ``pos`` tells the nodes.
     """
 
     def _transformed(self, values: dict[str, Tensor], slices: dict[str, Tensor]) -> dict[str, Tensor]:

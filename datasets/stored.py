@@ -6,16 +6,15 @@ import hashlib
 import json
 import sys
 import time
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch_geometric.data import InMemoryDataset
 
 from geoeq.datasets.cache import FORMAT, load_tensors, save_tensors
+from geoeq.datasets.held import HeldGraphs, Parts
 from geoeq.datasets.pre_transform import described
-
-Parts = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 def stored_name(label: str, settings: dict[str, Any]) -> str:
@@ -25,42 +24,31 @@ def stored_name(label: str, settings: dict[str, Any]) -> str:
     return f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
 
 
-class StoredDataset(InMemoryDataset):
+class Stored(HeldGraphs):
     """Base of data sets whose tensors are made on first use and stored under ``root/processed``.
 
-    A subclass says what the numbers depend on (:meth:`_settings`), what the file is called (:meth:`_label`) and how
-    its tensors are made (:meth:`_make`). The file's name carries a hash of the settings, so that other settings never
-    find it, and it is there whole or not at all. One that is cut from what the user holds, as
-    :class:`~geoeq.datasets.ForecastWindows`, is never stored and says none of this.
+    It stands before the class that holds them: ``class NBody(Stored, EqualGraphs)``. A subclass says what the numbers
+    depend on (:meth:`_settings`), what the file is called (:meth:`_label`), how its tensors are made (:meth:`_make`)
+    and in which parts they are held (:meth:`_split`), and calls :meth:`_load` at the end of its ``__init__``. The
+    file's name carries a hash of the settings, so that other settings never find it, and it is there whole or not at
+    all.
     """
 
+    @abstractmethod
     def _settings(self) -> dict[str, Any]:
         """Everything that the stored numbers depend on, as JSON values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _label(self) -> str:
         """Start of the file's name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _make(self) -> dict[str, Tensor]:
         """The tensors to store, before any ``pre_transform``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _split(self, made: dict[str, Tensor]) -> Parts:
-        """What :meth:`_make` gave, in the two parts that :meth:`_take` holds."""
-        raise NotImplementedError
-
-    def _transformed(self, first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors to store once ``pre_transform`` has been applied to each graph of these two parts."""
-        raise NotImplementedError
-
-    def _restored(self, stored: dict[str, Tensor]) -> Parts:
-        """The two parts of what :meth:`_transformed` gave."""
-        raise NotImplementedError
-
-    def _take(self, first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-        """Hold the two parts."""
-        raise NotImplementedError
+        """What :meth:`_make` gave, in the two parts that are held."""
 
     def _load(self) -> None:
         """Take over the stored tensors."""

@@ -15,10 +15,11 @@ from geoeq.datasets.download import data_root
 from geoeq.datasets.equal_graphs import EqualGraphs
 from geoeq.datasets.mocap.protocols import CMU, PROTOCOLS, SPLITS
 from geoeq.datasets.mocap.recordings import TIME_STEP, UNIT, read_recordings
+from geoeq.datasets.stored import Stored
 from geoeq.datasets.trajectory import Trajectory
 
 
-class MotionCapture(EqualGraphs):
+class MotionCapture(Stored, EqualGraphs):
     r"""Forecasting of human motion (CMU motion capture; protocol of arXiv 2203.06442): frame t to frame t + 30.
 
     ======== ======= ===== ===== ===== ============================================================

@@ -137,9 +137,6 @@ class MolecularDynamics(RaggedGraphs):
         else:
             self._set_energies(read_npz(recording, labels=True), sizes or LABEL_SIZES, Path(recording))
 
-    def _process(self) -> None:
-        """Nothing is stored: the recording is at hand."""
-
     def _set_windows(self, recording: Trajectory) -> None:
         protocol = self.protocol
         require(recording.present is None, "recording", "without absent nodes", recording)

@@ -16,11 +16,12 @@ from geoeq.datasets.equal_graphs import EqualGraphs
 from geoeq.datasets.nbody.parts import part_ids
 from geoeq.datasets.nbody.protocol import Protocol
 from geoeq.datasets.nbody.simulator import simulate
+from geoeq.datasets.stored import Stored
 
 SPLITS = ("train", "valid", "test")
 
 
-class NBody(EqualGraphs):
+class NBody(Stored, EqualGraphs):
     r"""N-body forecasting, by default the charged 5-body benchmark (arXiv 2102.09844): frame 30 to frame 40.
 
     ======= ====== ====== ====== ======================= =====================

@@ -15,12 +15,13 @@ from geoeq.datasets.checks import require, require_choice, require_count, requir
 from geoeq.datasets.nbody.protocol import Protocol
 from geoeq.datasets.nbody.simulator import simulate
 from geoeq.datasets.ragged_graphs import RaggedGraphs, pointer
+from geoeq.datasets.stored import Stored
 from geoeq.ops import knn_graph, radius_graph
 
 SPLITS = ("train", "valid", "test")
 
 
-class LargeNBody(RaggedGraphs):
+class LargeNBody(Stored, RaggedGraphs):
     r"""N-body forecasting where a complete graph would be too large: 100 to 10,000 bodies.
 
     A graph has ``pos``, ``vel`` [n, 3] and ``charge`` [n, 1] at the input frame, ``y`` [n, 3] or [n, P, 3] at P > 1

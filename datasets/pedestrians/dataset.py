@@ -17,6 +17,7 @@ from geoeq.datasets.checks import require, require_choice, require_count, requir
 from geoeq.datasets.download import data_root, download
 from geoeq.datasets.pedestrians.tracks import TIME_STEP, Tracks, cut_windows, read_tracks, recording
 from geoeq.datasets.ragged_graphs import RaggedGraphs, pointer, ragged_complete_graphs
+from geoeq.datasets.stored import Stored
 from geoeq.datasets.trajectory import Trajectory
 
 SPLITS = ("train", "valid", "test")
@@ -47,7 +48,7 @@ MIRRORS = (
 )
 
 
-class Pedestrians(RaggedGraphs):
+class Pedestrians(Stored, RaggedGraphs):
     r"""Forecasting of pedestrians on the ETH and UCY recordings, one scene left out.
 
     A graph is a window of consecutive frames, 0.4 s apart, and its nodes are the pedestrians who are seen at all of

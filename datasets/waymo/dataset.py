@@ -14,13 +14,14 @@ from torch import Tensor
 from geoeq.datasets.checks import require, require_choice
 from geoeq.datasets.download import data_root
 from geoeq.datasets.equal_graphs import EqualGraphs
+from geoeq.datasets.stored import Stored
 from geoeq.datasets.waymo.scenario import KINDS, TIME_STEP, Scenario, read_scenarios
 
 SPLITS = ("train", "valid", "test")
 FRAMES, EVERY, PAST = 24, 2, 6  # of a track, of these, and of those
 
 
-class WaymoMotion(EqualGraphs):
+class WaymoMotion(Stored, EqualGraphs):
     r"""Forecasting of vehicles, cyclists and pedestrians on slopes (Waymo Open Motion Dataset v1.1), 1.2 s ahead.
 
     Every object that is seen at all of the first 24 frames of a scenario, climbs or descends by more than ``min_rise``

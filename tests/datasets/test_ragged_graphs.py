@@ -38,9 +38,6 @@ class Crowds(RaggedGraphs):
         slices = {"edge_index": edges.ptr, "edge_attr": edges.ptr} | of_graphs
         self._take(values, {name: slices.get(name, nodes) for name in values})
 
-    def _process(self):
-        """Nothing is stored."""
-
 
 @pytest.fixture
 def crowds():
