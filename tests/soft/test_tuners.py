@@ -164,6 +164,17 @@ def test_a_push_that_samples_share_by_chance_is_not_believed():
     assert max(levels.values()) < 1e-6
 
 
+@pytest.mark.parametrize(("independent", "let_go"), [(1.0, True), (0.1, False)])
+def test_what_samples_that_resemble_each_other_gain_is_less_by_as_much(independent, let_go):
+    """144 coordinates at 17 times the noise: 940 nats of independent samples, 12 of windows that overlap tenfold."""
+    layer = TypedLinear("48x0e", "1x1o", bias=False, mode="soft")
+    tuner = Evidence(independent=independent)
+    soft = SoftEquivariance({"rotation": O(3)}, tuner)
+    soft.attach(layer)
+    early = tuner._let_go(soft.bank, torch.full_like(soft.bank.codim, 17.0), soft.strengths, 0.09)
+    assert bool(early) == let_go
+
+
 def test_absolute_positions_break_translations_alone():
     levels, _ = fit(absolute)
     assert levels["translation"] > 0.3

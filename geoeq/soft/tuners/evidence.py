@@ -68,7 +68,8 @@ class Evidence(Tuner):
         maximum: the strength that stands for infinity; from half of it on the proximal step projects.
         floor: the least strength.
         independent: share of the samples that tell something of their own, for example 0.1 where the windows of a
-            recording overlap tenfold: what pure noise can reach is larger by as much. None: 1, until a training
+            recording overlap tenfold: what pure noise can reach is larger by as much, and what a symmetry that is
+            given up would gain is counted from a :math:`\rho` that is less by as much. None: 1, until a training
             that knows its data says otherwise.
 
     Raises:
@@ -174,9 +175,11 @@ class Evidence(Tuner):
     def _let_go(self, bank: WeightBank, ratio: Tensor, strengths: Tensor, progress: float) -> Tensor:
         """Which terms are to have a finite strength, ``[maps, terms]``."""
         is_open = (strengths < self.held) & (bank.codim > 0)
-        noise = noise_limit(bank.codim) / (self.independent or 1.0)
+        independent = self.independent or 1.0
+        noise = noise_limit(bank.codim) / independent
         limit = torch.where(is_open, self._least_open(bank), noise.clamp(min=self.margin))
-        gain = 0.5 * bank.codim * (ratio - 1.0 - ratio.clamp(min=1.0).log())  # of log evidence, in nats
+        counted = torch.where(is_open, ratio, independent * ratio)
+        gain = 0.5 * bank.codim * (counted - 1.0 - counted.clamp(min=1.0).log())  # of log evidence, in nats
         gain = torch.where(ratio > limit, gain, 0.0)
         asked = torch.where(is_open, 0.0, gain)
         if progress < self.patience:
