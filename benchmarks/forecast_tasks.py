@@ -38,13 +38,13 @@ TASKS = ("mocap_run", "springs", "gravity", "constrained", *(f"pedestrians {scen
 INPUTS = ("node_dim", "edge_dim", "history", "n_frames", "length")
 
 TYPED = ("soft", "soft, more candidates", "exact", "free", "one-shot")
-METHODS = (*TYPED, "EGNN", "EGNN, height", "GMN")
+METHODS = (*TYPED, "EGNN", "GMN")
 MORE = {"mocap_run": {"rotation": "O(3)", "about gravity": "O2(y)"}}  # which the recordings break
 
 
 def methods_of(task: str) -> set[str]:
-    """What can be trained on a task: heights are of mocap alone, mechanisms of constrained bodies."""
-    special = {"mocap_run": {"EGNN, height", "soft, more candidates"}, "constrained": {"GMN"}}
+    """What can be trained on a task: mechanisms are of constrained bodies alone."""
+    special = {"mocap_run": {"soft, more candidates"}, "constrained": {"GMN"}}
     return set(METHODS) - set().union(*special.values()) | special.get(task, set())
 
 
@@ -57,25 +57,22 @@ def configuration(task: str) -> dict[str, Any]:
     return config
 
 
-def data_of(config: Mapping[str, Any], seed: int, roots: Mapping[str, str], height: bool) -> LightningDataModule:
+def data_of(config: Mapping[str, Any], seed: int, roots: Mapping[str, str]) -> LightningDataModule:
     """The data module of a configuration."""
     spec = config["data"]
     if "class_path" not in spec:
         return NBodyData(roots["nbody"], shuffle_seed=seed, log=False, **spec)
     own = dict(spec["init_args"])
     if spec["class_path"].endswith("MotionCaptureData"):
-        return MotionCaptureData(roots["mocap"], shuffle_seed=seed, **own | {"height": height})
+        return MotionCaptureData(roots["mocap"], shuffle_seed=seed, **own)
     return PedestrianData(roots["pedestrians"], shuffle_seed=seed, **own)
 
 
 def network(config: Mapping[str, Any], method: str) -> nn.Module:
     """The network of a configuration, or what stands in its place."""
     own = config["model"]["model"]["init_args"]
-    if method.startswith("EGNN"):
-        inputs = {key: own[key] for key in INPUTS if key in own}
-        if method == "EGNN, height":
-            inputs["node_dim"] += 1
-        return EGNN(hidden=64, n_layers=4, **inputs)
+    if method == "EGNN":
+        return EGNN(hidden=64, n_layers=4, **{key: own[key] for key in INPUTS if key in own})
     if method == "GMN":
         return GMN(hidden=64, n_layers=4)
     mode = method.split(",")[0]
@@ -103,7 +100,7 @@ def run(task: str, method: str, seed: int, roots: Mapping[str, str], epochs: int
         loss=own.get("loss", "mse"),
         rods=own.get("rods", False),
     )
-    data = data_of(config, seed, roots, method == "EGNN, height")
+    data = data_of(config, seed, roots)
     return fit_and_test(module, data, epochs or config["trainer"]["max_epochs"])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -91,8 +92,7 @@ class GraphData(LightningDataModule, ABC):
         unit: of positions.
         up: the axis that points up in pictures.
         source: where to get files that are missing and which option takes them, the end of a sentence.
-        epoch: that of the batch which is fetched. What :meth:`fetch` draws at random is to be a function of the seed,
-            the epoch and the index alone, so that a resumed run sees the same batches.
+        epoch: that of the batch which is fetched.
     """
 
     coordinates: int = 3
@@ -145,6 +145,13 @@ class GraphData(LightningDataModule, ABC):
         if self.time_unit != 1.0:
             batch.vel = batch.vel * self.time_unit
         return batch if "charge" in batch else with_field(batch, "charge", batch.pos.new_ones(len(batch.pos), 1))
+
+    def generator(self, index: Tensor) -> np.random.Generator:
+        """What :meth:`fetch` is to draw from: it depends on the seed, the epoch and ``index`` alone.
+
+        So a resumed run sees the same batches; the state of torch's own generator is in no checkpoint.
+        """
+        return np.random.default_rng([self.shuffle_seed, self.epoch, *index.tolist()])
 
     def drifts(self, batch: Batch, path: Tensor) -> dict[str, Tensor]:
         """How far a forecast fails to conserve what the true motion conserves: for each name one number per graph.

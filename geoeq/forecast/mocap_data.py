@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch
 
 from geoeq.datasets import MotionCapture
 from geoeq.forecast.datamodule import GraphData, paths_of, share_of_frames
@@ -27,6 +28,10 @@ class MotionCaptureData(GraphData):
         shuffle_seed: seed of the order of the training graphs.
         time_unit: number of frames in which ``vel`` is the way that is made. Published with 1; as many as are forecast
             give velocities the size of what is to be predicted. The speed in ``x`` is per frame always.
+        jitter: standard deviation, in units of positions, of what is added to the place of the whole body in each of
+            the two frames that ``vel`` is taken from, in every other training window. Recordings have frames in which
+            the body is out of place, and a network that has seen few of them takes one for a change of pace. The noise
+            is a function of shuffle_seed, epoch and the windows of the batch.
         mocap: all other options of :class:`geoeq.datasets.MotionCapture`.
     """
 
@@ -41,14 +46,33 @@ class MotionCaptureData(GraphData):
         eval_batch_size: int = 1000,
         shuffle_seed: int = 0,
         time_unit: float = 1.0,
+        jitter: float = 0.0,
         **mocap: Any,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, shuffle_seed, time_unit)
-        self.root = root
+        if not jitter >= 0:
+            raise ValueError(f"jitter must be at least 0, got {jitter}")
+        self.root, self.jitter = root, jitter
         self.mocap = mocap  # on a line of its own, where jsonargparse looks for what becomes of keyword arguments
 
     def open(self, name: str) -> MotionCapture:
         return MotionCapture(self.root, split=name, **self.mocap)
+
+    def fetch(self, name: str, index: Tensor) -> Batch:
+        if name != "train" or not self.jitter:
+            return super().fetch(name, index)
+        return self.prepare(self._shaken(self.split(name).fetch(index), index))
+
+    def _shaken(self, batch: Batch, index: Tensor) -> Batch:
+        pick = self.generator(index)
+        windows = self.jitter * (pick.random((1, batch.num_graphs, 1)) < 0.5)
+        noise = torch.from_numpy(windows * pick.standard_normal((2, batch.num_graphs, 3))).to(batch.pos)
+        now, then = noise[:, batch.batch]
+        batch.pos = batch.pos + now
+        batch.vel = batch.vel + then - now
+        height = batch.x[:, 1:] + now[:, 1:2] / 10 if batch.x.shape[1] > 1 else batch.x[:, 1:]
+        batch.x = torch.cat([batch.vel.norm(dim=1, keepdim=True), height], 1)
+        return batch
 
     def independent(self) -> float:
         graphs = self.split("train")

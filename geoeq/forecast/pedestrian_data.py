@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
@@ -59,8 +58,7 @@ class PedestrianData(GraphData):
         return self._shaken(batch, index) if name == "train" and self.jitter else batch
 
     def _shaken(self, batch: Batch, index: Tensor) -> Batch:
-        # The state of torch's own generator is in no checkpoint: a resumed run would see other batches.
-        pick = np.random.default_rng([self.shuffle_seed, self.epoch, *index.tolist()])
+        pick = self.generator(index)
         windows = self.jitter * torch.from_numpy(pick.random((batch.num_graphs, 1, 1)) < 0.5)
         noise = windows[batch.batch] * torch.from_numpy(pick.standard_normal(batch.history.shape)).to(batch.history)
         noise[..., self.coordinates :] = 0.0

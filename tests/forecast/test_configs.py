@@ -93,7 +93,7 @@ def test_running(runs):
     row, numbers = train_and_test("mocap_run", runs)
     assert float(row["val_fde"]) > 0
     assert {"error/translation", "error/mirror", "test_fde"} <= set(numbers)
-    more = ["--data.height=true", "--model.model.init_args.node_dim=2"]
+    more = ["--data.height=false", "--model.model.init_args.node_dim=1"]
     several = ["--data.future=[10,20,30]", "--model.model.init_args.n_frames=3"]
     assert "test_ade" in train_and_test("mocap_run", runs, *more, *several)[1]
 

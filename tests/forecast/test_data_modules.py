@@ -187,6 +187,31 @@ def test_shaken_batches_are_a_function_of_seed_epoch_and_batch(streets):
     assert not torch.equal(PedestrianData(streets, shuffle_seed=1, **options).fetch("train", index).history, same)
 
 
+@pytest.mark.parametrize("height", [False, True])
+def test_half_of_the_runners_are_shaken_as_a_whole(runs, height):
+    options = {"protocol": "run", "height": height, "time_unit": 30, "shuffle_seed": 0}
+    plain, shaken = MotionCaptureData(runs, **options), MotionCaptureData(runs, jitter=0.1, **options)
+    index = torch.arange(200)
+    before, after = plain.fetch("train", index), shaken.fetch("train", index)
+    moved = (after.pos - before.pos).view(200, 31, 3)
+    faster = (after.vel - before.vel).view(200, 31, 3) / 30
+    for noise in (moved, moved + faster):  # of the frame, and of the one after it
+        torch.testing.assert_close(noise, noise[:, :1].expand_as(noise), rtol=0, atol=1e-4)
+        windows = noise[:, 0].abs().amax(1) > 1e-3
+        assert 60 < windows.sum() < 140
+        assert 0.08 < float(noise[windows].std()) < 0.12
+    torch.testing.assert_close(after.x[:, 0], after.vel.norm(dim=1) / 30)
+    if height:
+        torch.testing.assert_close(after.x[:, 1], after.pos[:, 1] / 10)
+    assert torch.equal(after.y, before.y)
+    assert torch.equal(shaken.fetch("train", index).pos, after.pos)
+    shaken.epoch = 1
+    assert not torch.equal(shaken.fetch("train", index).pos, after.pos)
+    assert torch.equal(shaken.fetch("test", index).vel, plain.fetch("test", index).vel)
+    with pytest.raises(ValueError, match="jitter must be at least 0, got -1"):
+        MotionCaptureData(runs, jitter=-1, **options)
+
+
 def test_a_shaken_training_resumes_to_the_same_weights(streets, tmp_path, monkeypatch, interrupted_at):
     monkeypatch.chdir(tmp_path)
     quieten()
