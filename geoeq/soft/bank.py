@@ -211,25 +211,35 @@ class WeightBank(nn.Module):
 
     @torch.no_grad()
     def descend(self, weight: int, step: Tensor, loss: Callable[[], float], halvings: int = 10) -> None:
-        """Add to one weight the whole ``step`` or a half, a quarter ... of it: until the loss is past its least.
+        """Add to one weight the whole ``step`` or a half, a quarter ... of it, whichever makes the loss least.
+
+        The loss is taken to fall and rise once along the step, and is followed from the middle of the halvings.
 
         Args:
             weight: its number.
             step: of the shape of the weight.
             loss: evaluates the network with the weights as they are; where no step makes it less, none is made.
-            halvings: the number of times that the step is halved.
+            halvings: the largest number of times that the step is halved.
         """
-        parameter = self.parameters_[weight]
-        before, best, start = parameter.clone(), parameter.clone(), loss()
-        least = start
+        parameter, found = self.parameters_[weight], dict[int, float]()
+        before = best = parameter.clone()
+        start = loss()
+
+        def after(halved: int) -> float:
+            parameter.copy_(before + 0.5**halved * step)
+            found[halved] = loss()
+            return found[halved]
+
         try:
-            for k in range(halvings + 1):
-                parameter.copy_(before + 0.5**k * step)
-                found = loss()
-                if found < least:
-                    best, least = parameter.clone(), found
-                elif least < start:
+            chosen = middle = halvings // 2
+            after(middle)
+            for way in (1, -1):
+                while 0 <= chosen + way <= halvings and after(chosen + way) < found[chosen]:
+                    chosen += way
+                if chosen != middle:
                     break
+            if found[chosen] < start:
+                best = before + 0.5**chosen * step
         finally:
             parameter.copy_(best)
 

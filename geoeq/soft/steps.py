@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 __all__ = ["StepSizes"]
 
-REFRESH = 20
+REFRESH = 40
 
 
 class StepSizes(nn.Module):
@@ -21,7 +21,7 @@ class StepSizes(nn.Module):
 
     with v the optimizer's running square of the gradient (its largest for AMSGrad, the sum for Adagrad, the square of
     the running maximum for Adamax), averaged over the weight. For these, step sizes are looked at anew in every
-    twentieth step only, for v runs over a thousand steps and hardly moves in twenty; until then the same tensor is
+    fortieth step only, for v runs over a thousand steps and hardly moves in forty; until then the same tensor is
     returned. Of any other optimizer, and for a weight that it has not stepped yet, it is the learning rate. With the
     momentum m of SGD and RMSprop the rate counts :math:`1/(1 - m)` times, as it does for a gradient that lasts.
 
