@@ -6,7 +6,7 @@
 Data, network, symmetries, budget and learning rate are those of the configuration; a method changes the mode of the
 linear maps, the tuner or the network, and nothing else. "one-shot" is the published rule (arXiv 2306.00356). Networks
 that are no TypedMPNN are trained with 1e-3. Recordings are looked for in --mocap and --pedestrians, folders that hold
-raw.
+raw. "EGNN, authors" is the network of the repository vgsatorras/egnn, a clone of which is --peer.
 Rows are added to a file as they come, so an interrupted run goes on where it was.
 """
 
@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from egnn_reference import Authors
 from fitting import fit_and_test, read, start_free, sweep
 from lightning.pytorch import LightningDataModule, seed_everything
 from torch import nn
@@ -38,13 +40,14 @@ TASKS = ("mocap_run", "springs", "gravity", "constrained", *(f"pedestrians {scen
 INPUTS = ("node_dim", "edge_dim", "history", "n_frames", "length")
 
 TYPED = ("soft", "soft, more candidates", "exact", "free", "one-shot")
-METHODS = (*TYPED, "EGNN", "GMN")
+METHODS = (*TYPED, "EGNN", "EGNN, authors", "GMN")
 MORE = {"mocap_run": {"rotation": "O(3)", "about gravity": "O2(y)"}}  # which the recordings break
 
 
 def methods_of(task: str) -> set[str]:
     """What can be trained on a task: mechanisms are of constrained bodies alone."""
-    special = {"mocap_run": {"soft, more candidates"}, "constrained": {"GMN"}}
+    peers = {"EGNN, authors"}
+    special = {"mocap_run": {"soft, more candidates"}, "constrained": {"GMN"}, "springs": peers, "gravity": peers}
     return set(METHODS) - set().union(*special.values()) | special.get(task, set())
 
 
@@ -73,6 +76,8 @@ def network(config: Mapping[str, Any], method: str) -> nn.Module:
     own = config["model"]["model"]["init_args"]
     if method == "EGNN":
         return EGNN(hidden=64, n_layers=4, **{key: own[key] for key in INPUTS if key in own})
+    if method == "EGNN, authors":
+        return Authors(config["data"].get("n_bodies", 5))
     if method == "GMN":
         return GMN(hidden=64, n_layers=4)
     mode = method.split(",")[0]
@@ -144,8 +149,13 @@ def main() -> None:
     parser.add_argument("--nbody", default="data/nbody")
     parser.add_argument("--mocap", default="data/mocap")
     parser.add_argument("--pedestrians", default="data/pedestrians")
+    parser.add_argument("--peer", type=Path, help="clone of vgsatorras/egnn")
     parser.add_argument("--output", type=Path, default=Path("runs/forecast.jsonl"))
     args = parser.parse_args()
+    if args.peer is not None:
+        sys.path.insert(0, str(args.peer))
+    elif "EGNN, authors" in args.methods:
+        parser.error("--peer must be a clone of vgsatorras/egnn, got none")
     if args.command == "report":
         rows = read(args.output)
         for task in dict.fromkeys(row["task"] for row in rows):
