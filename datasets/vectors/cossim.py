@@ -6,18 +6,19 @@ import torch
 from torch import Tensor
 
 from geoeq.datasets.vectors.task import VectorTask
-from geoeq.groups import SO, Group, Product, Scaling
+from geoeq.groups import SO, Group, Product, S, Scaling
 from geoeq.reps import Irreps, LogSizes, Rep, Sum, TensorRep
 
 __all__ = ["VARIANTS", "CosSim", "lift", "lifted_rep"]
 
 # name of the variant: the candidates that it keeps
 VARIANTS = {
-    "both": ("rotation and scale", "rotation", "scale"),
-    "so3": ("rotation",),
-    "scale": ("scale",),
-    "none": (),
+    "both": ("rotation and scale", "rotation", "scale", "S(3)", "S(2)"),
+    "so3": ("rotation", "S(3)", "S(2)"),
+    "scale": ("scale", "S(2)"),
+    "none": ("S(2)",),
 }
+CANDIDATES = ("motions", "permutations")
 
 
 class CosSim(VectorTask):
@@ -42,6 +43,8 @@ class CosSim(VectorTask):
         variant: which symmetries hold, one of the names above.
         epsilon: weight of the errors; 0 keeps everything.
         lifted: whether inputs are stored as :func:`lift` gives them.
+        candidates: "motions" for rotations and scale; "permutations" for S(3) and S(2), the exchange of the last two
+            vectors: inputs are then stored coordinate by coordinate, and coordinates are channels. q breaks S(3).
         n: number of samples in all, a multiple of 3.
         seed: seed of the draw; None takes ``n + 12``.
         dtype: floating type of the stored tensors.
@@ -49,7 +52,8 @@ class CosSim(VectorTask):
     Shapes: ``x [n, 9]``, three vectors from N(0, 1), or ``[n, 12]``, their lift; ``y [n, 1]``.
 
     Raises:
-        ValueError: for an unknown variant, or as :class:`~geoeq.datasets.vectors.VectorTask`.
+        ValueError: for an unknown variant or list of candidates, permutations of lifted vectors, or as
+            :class:`~geoeq.datasets.vectors.VectorTask`.
 
     Source: arXiv 2306.00356, section 5.
 
@@ -70,29 +74,42 @@ class CosSim(VectorTask):
         n: int = 3000,
         seed: int | None = None,
         dtype: torch.dtype = torch.float32,
+        *,
+        candidates: str = "motions",
     ) -> None:
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {list(VARIANTS)}, got {variant!r}")
-        self.variant, self.epsilon, self.lifted = variant, epsilon, lifted
+        if candidates not in CANDIDATES:
+            raise ValueError(f"candidates must be one of {list(CANDIDATES)}, got {candidates!r}")
+        if lifted and candidates == "permutations":
+            raise ValueError("lifted must be False with candidates='permutations', got True")
+        self.variant, self.epsilon, self.lifted, self.candidates = variant, epsilon, lifted, candidates
         self.rep_in = lifted_rep(3) if lifted else TensorRep({1: 3}, d=3)
         self.rep_out = Irreps("1x0e") if lifted else TensorRep({0: 1}, d=3)
         super().__init__(n, seed, dtype)
 
     @property
     def symmetries(self) -> dict[str, Group]:
+        if self.candidates == "permutations":
+            return {"S(3)": S(3), "S(2)": S(3, classes=[0, 1, 1])}
         return {"rotation and scale": Product(SO(3), Scaling()), "rotation": SO(3), "scale": Scaling()}
 
     @property
     def residual(self) -> tuple[str, ...]:
-        return VARIANTS["both" if self.epsilon == 0 else self.variant]
+        kept = VARIANTS["both" if self.epsilon == 0 else self.variant]
+        return tuple(name for name in self.symmetries if name in kept)
 
     def inputs(self, noise: Tensor) -> Tensor:
+        if self.candidates == "permutations":
+            return noise.unflatten(-1, (3, 3)).transpose(-1, -2).flatten(-2)
         return lift(noise) if self.lifted else noise
 
     def target(self, x: Tensor) -> Tensor:
         r = x[..., -9:].unflatten(-1, (3, 3))
         if self.lifted:
             r = r * x[..., :3, None].exp()
+        if self.candidates == "permutations":
+            r = r.mT
         y = torch.cosine_similarity(r, r.roll(-1, dims=-2), dim=-1).mean(-1)
         if self.variant in ("so3", "none"):
             y = y - self.epsilon * r.norm(dim=-1).mean(-1)

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from geoeq.datasets.vectors.task import VectorTask
-from geoeq.groups import GL, O2, SL, Group, O
+from geoeq.groups import GL, O2, SL, Group, O, S
 from geoeq.groups.rotations import AXES
 from geoeq.reps import TensorRep
 
 __all__ = ["ModifiedInertia"]
 
-CANDIDATES = ("axes", "linear")
+CANDIDATES = ("axes", "linear", "permutations")
 
 
 class ModifiedInertia(VectorTask):
@@ -29,12 +29,14 @@ class ModifiedInertia(VectorTask):
         epsilon: how much of the column is added; 0 keeps O(3).
         axis: the axis a, "x", "y" or "z"; None for the variant without an axis.
         candidates: "axes" for O(3) and O(2) about each axis; "linear" for the paper's mis-specified ones, O(3), O(2)
-            about z and four groups of matrices that are not orthogonal, none of which ever holds.
+            about z and four groups of matrices that are not orthogonal, none of which ever holds; "permutations" for
+            S(5), which always holds: inputs are then stored point by point, and coordinates are channels.
         n: number of samples in all, a multiple of 3.
         seed: seed of the draw; None takes ``n + 25``.
         dtype: floating type of the stored tensors.
 
-    Shapes: ``x [n, 20]``, the five masses and then the five positions; ``y [n, 9]``, row by row.
+    Shapes: ``x [n, 20]``, the five masses and then the five positions, or with permutations the five masses, the five
+    first coordinates and so on; ``y [n, 9]``, row by row.
 
     Raises:
         ValueError: for an unknown axis or list of candidates, or as :class:`~geoeq.datasets.vectors.VectorTask`.
@@ -67,10 +69,14 @@ class ModifiedInertia(VectorTask):
         if candidates not in CANDIDATES:
             raise ValueError(f"candidates must be one of {list(CANDIDATES)}, got {candidates!r}")
         self.epsilon, self.axis, self.candidates = epsilon, axis, candidates
+        if candidates == "permutations":
+            self.rep_in, self.rep_out = TensorRep({1: 4}, d=5), TensorRep({0: 9}, d=5)
         super().__init__(n, seed, dtype)
 
     @property
     def symmetries(self) -> dict[str, Group]:
+        if self.candidates == "permutations":
+            return {"S(5)": S(5)}
         found: dict[str, Group] = {"O(3)": O(3), "O2(z)": O2("z")}
         if self.candidates == "axes":
             return found | {"O2(x)": O2("x"), "O2(y)": O2("y")}
@@ -79,17 +85,22 @@ class ModifiedInertia(VectorTask):
 
     @property
     def residual(self) -> tuple[str, ...]:
+        if self.candidates == "permutations":
+            return ("S(5)",)
         kept = f"O2({self.axis})"
         candidates = self.symmetries.items()
         return tuple(name for name, group in candidates if name == kept or (self.epsilon == 0 and group.orthogonal))
 
     def inputs(self, noise: Tensor) -> Tensor:
         masses, positions = noise.split([self.points, 3 * self.points], dim=-1)
+        if self.candidates == "permutations":
+            positions = positions.unflatten(-1, (self.points, 3)).transpose(-1, -2).flatten(-2)
         return torch.cat([torch.nn.functional.softplus(masses), positions], dim=-1)
 
     def target(self, x: Tensor) -> Tensor:
         masses, positions = x.split([self.points, 3 * self.points], dim=-1)
-        r = positions.unflatten(-1, (self.points, 3))  # [..., 5, 3]
+        by_coordinate = self.candidates == "permutations"
+        r = positions.unflatten(-1, (3, self.points)).mT if by_coordinate else positions.unflatten(-1, (self.points, 3))
         moments = torch.einsum("...k,...ki,...kj->...ij", masses, r, r)
         trace = moments.diagonal(dim1=-2, dim2=-1).sum(-1)
         inertia = trace[..., None, None] * torch.eye(3).to(x) - moments

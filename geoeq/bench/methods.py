@@ -45,7 +45,7 @@ class Method:
 def hidden_rep(task: VectorTask, size: int = 40) -> Rep:
     """Hidden features of the typed networks: ``size`` scalars, a quarter as many vectors, a tenth as many tensors."""
     if isinstance(task.rep_in, TensorRep):
-        return TensorRep({0: size, 1: max(size // 4, 1), 2: max(size // 10, 1)}, d=3)
+        return TensorRep({0: size, 1: max(size // 4, 1), 2: max(size // 10, 1)}, d=task.rep_in.d)
     return Irreps(f"{size}x0e + {max(size // 4, 1)}x1o + {max(size // 10, 1)}x2e")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from geoeq.datasets import CosSim, ModifiedInertia, PairDistances
 from geoeq.datasets.vectors import VectorTask, lift, lifted_rep
+from geoeq.datasets.vectors.cossim import VARIANTS
 from geoeq.groups import O2, SO, Group, Product, Scaling
 from geoeq.groups.rotations import AXES
 from geoeq.intertwiners import pair_space, solve_pair
@@ -25,6 +26,8 @@ TASKS: dict[str, Callable[..., VectorTask]] = {
     "inertia whole, linear groups": partial(ModifiedInertia, epsilon=0.0, candidates="linear"),
     "inertia about z, linear groups": partial(ModifiedInertia, candidates="linear"),
     "inertia about x, linear groups": partial(ModifiedInertia, axis="x", candidates="linear"),
+    "inertia whole, permutations": partial(ModifiedInertia, epsilon=0.0, candidates="permutations"),
+    "inertia about z, permutations": partial(ModifiedInertia, candidates="permutations"),
     "cosines, both": partial(CosSim, "both"),
     "cosines, so3": partial(CosSim, "so3"),
     "cosines, scale": partial(CosSim, "scale"),
@@ -34,6 +37,7 @@ TASKS: dict[str, Callable[..., VectorTask]] = {
     "cosines, so3, lifted": partial(CosSim, "so3", lifted=True),
     "cosines, scale, lifted": partial(CosSim, "scale", lifted=True),
     "cosines, none, lifted": partial(CosSim, "none", lifted=True),
+    **{f"cosines, {kept}, permutations": partial(CosSim, kept, candidates="permutations") for kept in VARIANTS},
     "distances": partial(PairDistances, epsilon=0.0),
     "distances, norm": partial(PairDistances, "norm"),
     "distances, difference": partial(PairDistances, "difference"),
@@ -91,6 +95,21 @@ def test_cosines_are_the_draw_of_the_paper():
     lifted = CosSim(lifted=True)
     assert torch.allclose(lifted.train.x, lift(drawn[:1000]), atol=1e-6)
     assert torch.allclose(lifted.train.y, CosSim().train.y, atol=1e-6)
+
+
+def test_permuted_are_the_same_samples_with_coordinates_as_channels():
+    for plain, by_coordinate, points in (
+        (CosSim("none"), CosSim("none", candidates="permutations"), 3),
+        (ModifiedInertia(), ModifiedInertia(candidates="permutations"), 5),
+    ):
+        assert torch.equal(plain.train.y, by_coordinate.train.y)
+        assert torch.equal(plain.train.x[:, : -3 * points], by_coordinate.train.x[:, : -3 * points])
+        r, channels = (task.train.x[:, -3 * points :] for task in (plain, by_coordinate))
+        assert torch.equal(r.unflatten(1, (points, 3)).mT.flatten(1), channels)
+    with pytest.raises(ValueError, match="lifted must be False with candidates='permutations', got True"):
+        CosSim(lifted=True, candidates="permutations")
+    with pytest.raises(ValueError, match=r"candidates must be one of \['motions', 'permutations'\], got 'axes'"):
+        CosSim(candidates="axes")
 
 
 def test_lift_separates_length_and_direction():
@@ -205,7 +224,7 @@ def test_stored_type():
     [
         (lambda: ModifiedInertia(n=1000), "n must be a positive multiple of 3, got 1000"),
         (lambda: ModifiedInertia(axis="w"), r"axis must be one of \['x', 'y', 'z'\] or None, got 'w'"),
-        (lambda: ModifiedInertia(candidates="all"), r"candidates must be one of \['axes', 'linear'\], got 'all'"),
+        (lambda: ModifiedInertia(candidates="all"), r"candidates must be one of \['axes', 'linear', 'permutations'\], got 'all'"),
         (lambda: ModifiedInertia(dtype=torch.int64), "dtype must be a floating type"),
         (lambda: CosSim("all"), "variant must be one of"),
         (lambda: PairDistances("cube"), "error must be one of"),
