@@ -224,7 +224,10 @@ def test_stored_type():
     [
         (lambda: ModifiedInertia(n=1000), "n must be a positive multiple of 3, got 1000"),
         (lambda: ModifiedInertia(axis="w"), r"axis must be one of \['x', 'y', 'z'\] or None, got 'w'"),
-        (lambda: ModifiedInertia(candidates="all"), r"candidates must be one of \['axes', 'linear', 'permutations'\], got 'all'"),
+        (
+            lambda: ModifiedInertia(candidates="all"),
+            r"candidates must be one of \['axes', 'linear', 'permutations'\], got 'all'",
+        ),
         (lambda: ModifiedInertia(dtype=torch.int64), "dtype must be a floating type"),
         (lambda: CosSim("all"), "variant must be one of"),
         (lambda: PairDistances("cube"), "error must be one of"),

@@ -47,11 +47,11 @@ class Evidence(Tuner):
     :math:`\tfrac c2 (\rho - 1 - \log\rho)` nats of log evidence (after ``patience``: one that is still held). It is
     called back below the root of ``margin``, unless the loss that ``tune`` can evaluate suffers without it (where it
     can evaluate none: unless its level is above 0.05). An untrained network pulls on whatever correlates with what it
-    has not learned yet: in the first part ``patience`` of the training the gain must exceed a bound, 500 nats at the
-    start and falling to 0 along a line. Many weights can explain one break: one goes per tuning, among rivals, whose
-    gains are within a factor ten, the last in the order of modules, because all that comes before it stays exact. It
-    sets off with a step along its pull, as long as serves the loss that ``tune`` can evaluate: it has been held while
-    all others learned.
+    has not learned yet: in the first part ``patience`` of the training the gain must exceed a bound, 500 nats (times
+    ``independent``) at the start and falling to 0 along a line. Many weights can explain one break: one goes per
+    tuning, among rivals, whose gains are within a factor ten, the last in the order of modules, because all that comes
+    before it stays exact. It sets off with a step along its pull, as long as serves the loss that ``tune`` can
+    evaluate: it has been held while all others learned.
     Coordinates of one term differ in curvature, so from the strength above the fixed point of the evidence (MacKay) is
     approached by one step per tuning.
 
@@ -68,9 +68,9 @@ class Evidence(Tuner):
         maximum: the strength that stands for infinity; from half of it on the proximal step projects.
         floor: the least strength.
         independent: share of the samples that tell something of their own, for example 0.1 where the windows of a
-            recording overlap tenfold: what pure noise can reach is larger by as much, and what a symmetry that is
-            given up would gain is counted from a :math:`\rho` that is less by as much. None: 1, until a training
-            that knows its data says otherwise.
+            recording overlap tenfold: what pure noise can reach is larger by as much, and both the :math:`\rho` from
+            which gains are counted and the bound of ``patience`` are less. None: 1, until a training that knows its
+            data says otherwise.
 
     Raises:
         ValueError: from ``tune``, if no gradient was shown or a batch holds all samples, so that no noise shows.
@@ -183,7 +183,8 @@ class Evidence(Tuner):
         gain = torch.where(ratio > limit, gain, 0.0)
         asked = torch.where(is_open, 0.0, gain)
         if progress < self.patience:
-            convincing = (gain > MINOR * gain.max()) & (gain > EARLY * (1.0 - progress / self.patience))
+            least = EARLY * independent * (1.0 - progress / self.patience)
+            convincing = (gain > MINOR * gain.max()) & (gain > least)
         else:  # what was let go has been learned, and is no measure of what is left
             convincing = gain > torch.where(is_open, 0.0, MINOR * asked.max())
         return convincing & (is_open | _last_rival(torch.where(convincing, asked, 0.0)))
