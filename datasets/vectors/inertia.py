@@ -30,7 +30,7 @@ class ModifiedInertia(VectorTask):
         axis: the axis a, "x", "y" or "z"; None for the variant without an axis.
         candidates: "axes" for O(3) and O(2) about each axis; "linear" for the paper's mis-specified ones, O(3), O(2)
             about z and four groups of matrices that are not orthogonal, none of which ever holds; "permutations" for
-            S(5), which always holds: inputs are then stored point by point, and coordinates are channels.
+            S(5), which always holds: inputs are then stored coordinate by coordinate, and coordinates are channels.
         n: number of samples in all, a multiple of 3.
         seed: seed of the draw; None takes ``n + 25``.
         dtype: floating type of the stored tensors.
