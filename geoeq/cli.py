@@ -101,7 +101,7 @@ def _guarded(args: Sequence[str]) -> int:
     except (ValueError, OSError, TypeError) as error:
         if os.environ.get("GEOEQ_TRACEBACK"):
             raise
-        return _fail(str(error))
+        return _fail(str(_own(error)))
     except ModuleNotFoundError as error:
         return _fail(f"{error.name} is not installed; pip install 'geoeq[train]'")
 
@@ -183,6 +183,13 @@ def _reason(message: str) -> str:
         return message
     key, name, reason = found.groups()
     return f"{key}: {name.rpartition('.')[2]}: {reason}"
+
+
+def _own(error: BaseException) -> BaseException:
+    """What a class said of its options, without that the value is of none of the other types either."""
+    while "Union subtypes" in str(error) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _fail(message: str) -> int:

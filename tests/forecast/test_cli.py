@@ -208,6 +208,11 @@ def test_an_untrained_network_is_never_evaluated(folder, capsys, command):
     assert "no run in runs/tiny has a best checkpoint" in told
 
 
+def test_what_a_class_refuses_is_told_alone(folder, capsys):
+    assert main(["fit", "--config", "tiny.yaml", "--data.batch_size=0"]) == 2
+    assert errors(capsys) == ["geoeq: error: batch_size and eval_batch_size must be at least 1, got 0 and 1000"]
+
+
 def test_a_wrong_seed_is_told_with_its_option(folder, capsys):
     assert main(["compare", "--config", "tiny.yaml", "--seeds", "x"]) == 2
     (told,) = errors(capsys)
