@@ -158,12 +158,17 @@ class MotionCapture(Stored, EqualGraphs):
             raise ValueError(f"future must end at {longest} or before for {recording.name}, got {self.future[-1]}")
         pos, vel = recording.pos[start], recording.pos[start + 1] - recording.pos[start]
         target = recording.pos[start[:, None] + torch.tensor(self.future)].transpose(1, 2)  # [S, n, F, 3]
-        speed = vel.norm(dim=2, keepdim=True)
         block = {
             "pos": pos,
             "vel": vel,
-            "x": torch.cat([speed, pos[:, :, 1:2] / 10], 2) if self.height else speed,
+            "x": node_features(pos, vel, height=self.height),
             "y": target[:, :, 0] if len(self.future) == 1 else target,
         }
         block = {name: value.to(self.dtype).contiguous() for name, value in block.items()}
         return block | {"trial": torch.full((len(start), 1), trial), "start": start[:, None]}
+
+
+def node_features(pos: Tensor, vel: Tensor, *, height: bool) -> Tensor:
+    """What networks are told of joints at ``pos [..., 3]``: speed, and height if asked for, [..., 1 or 2]."""
+    speed = vel.norm(dim=-1, keepdim=True)
+    return torch.cat([speed, pos[..., 1:2] / 10], -1) if height else speed

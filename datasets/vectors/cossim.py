@@ -83,14 +83,15 @@ class CosSim(VectorTask):
             raise ValueError(f"candidates must be one of {list(CANDIDATES)}, got {candidates!r}")
         if lifted and candidates == "permutations":
             raise ValueError("lifted must be False with candidates='permutations', got True")
-        self.variant, self.epsilon, self.lifted, self.candidates = variant, epsilon, lifted, candidates
+        self.variant, self.epsilon, self.lifted = variant, epsilon, lifted
+        self.by_coordinate = candidates == "permutations"
         self.rep_in = lifted_rep(3) if lifted else TensorRep({1: 3}, d=3)
         self.rep_out = Irreps("1x0e") if lifted else TensorRep({0: 1}, d=3)
         super().__init__(n, seed, dtype)
 
     @property
     def symmetries(self) -> dict[str, Group]:
-        if self.candidates == "permutations":
+        if self.by_coordinate:
             return {"S(3)": S(3), "S(2)": S(3, classes=[0, 1, 1])}
         return {"rotation and scale": Product(SO(3), Scaling()), "rotation": SO(3), "scale": Scaling()}
 
@@ -100,16 +101,12 @@ class CosSim(VectorTask):
         return tuple(name for name in self.symmetries if name in kept)
 
     def inputs(self, noise: Tensor) -> Tensor:
-        if self.candidates == "permutations":
-            return noise.unflatten(-1, (3, 3)).transpose(-1, -2).flatten(-2)
-        return lift(noise) if self.lifted else noise
+        return lift(noise) if self.lifted else self.stored(noise.unflatten(-1, (3, 3)))
 
     def target(self, x: Tensor) -> Tensor:
-        r = x[..., -9:].unflatten(-1, (3, 3))
+        r = self.vectors(x)
         if self.lifted:
             r = r * x[..., :3, None].exp()
-        if self.candidates == "permutations":
-            r = r.mT
         y = torch.cosine_similarity(r, r.roll(-1, dims=-2), dim=-1).mean(-1)
         if self.variant in ("so3", "none"):
             y = y - self.epsilon * r.norm(dim=-1).mean(-1)

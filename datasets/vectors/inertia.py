@@ -69,13 +69,14 @@ class ModifiedInertia(VectorTask):
         if candidates not in CANDIDATES:
             raise ValueError(f"candidates must be one of {list(CANDIDATES)}, got {candidates!r}")
         self.epsilon, self.axis, self.candidates = epsilon, axis, candidates
-        if candidates == "permutations":
+        self.by_coordinate = candidates == "permutations"
+        if self.by_coordinate:
             self.rep_in, self.rep_out = TensorRep({1: 4}, d=5), TensorRep({0: 9}, d=5)
         super().__init__(n, seed, dtype)
 
     @property
     def symmetries(self) -> dict[str, Group]:
-        if self.candidates == "permutations":
+        if self.by_coordinate:
             return {"S(5)": S(5)}
         found: dict[str, Group] = {"O(3)": O(3), "O2(z)": O2("z")}
         if self.candidates == "axes":
@@ -85,22 +86,16 @@ class ModifiedInertia(VectorTask):
 
     @property
     def residual(self) -> tuple[str, ...]:
-        if self.candidates == "permutations":
-            return ("S(5)",)
-        kept = f"O2({self.axis})"
-        candidates = self.symmetries.items()
-        return tuple(name for name, group in candidates if name == kept or (self.epsilon == 0 and group.orthogonal))
+        kept, candidates = ("S(5)", f"O2({self.axis})"), self.symmetries.items()
+        return tuple(name for name, group in candidates if name in kept or (self.epsilon == 0 and group.orthogonal))
 
     def inputs(self, noise: Tensor) -> Tensor:
         masses, positions = noise.split([self.points, 3 * self.points], dim=-1)
-        if self.candidates == "permutations":
-            positions = positions.unflatten(-1, (self.points, 3)).transpose(-1, -2).flatten(-2)
+        positions = self.stored(positions.unflatten(-1, (self.points, 3)))
         return torch.cat([torch.nn.functional.softplus(masses), positions], dim=-1)
 
     def target(self, x: Tensor) -> Tensor:
-        masses, positions = x.split([self.points, 3 * self.points], dim=-1)
-        by_coordinate = self.candidates == "permutations"
-        r = positions.unflatten(-1, (3, self.points)).mT if by_coordinate else positions.unflatten(-1, (self.points, 3))
+        masses, r = x[..., : self.points], self.vectors(x)  # [..., 5], [..., 5, 3]
         moments = torch.einsum("...k,...ki,...kj->...ij", masses, r, r)
         trace = moments.diagonal(dim1=-2, dim2=-1).sum(-1)
         inertia = trace[..., None, None] * torch.eye(3).to(x) - moments

@@ -111,6 +111,6 @@ class PairDistances(VectorTask):
         return noise.unflatten(-1, (3, 4))[..., :3].flatten(-2)
 
     def target(self, x: Tensor) -> Tensor:
-        r = x.unflatten(-1, (3, 3))
+        r = self.vectors(x)
         distance = gaps(r).norm(dim=-1).mean(-1)
         return (distance - self.epsilon * ERRORS[self.error][0](r)).unsqueeze(-1)

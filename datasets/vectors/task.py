@@ -40,6 +40,7 @@ class VectorTask(ABC):
         width: numbers drawn per sample.
         rep_in: how an input answers.
         rep_out: how a target answers.
+        by_coordinate: whether inputs hold their vectors coordinate by coordinate, not point by point.
         published_strength: strength of the penalty that the paper's own tuning starts from.
         train: the first third, a :class:`Split`.
         val: the second third.
@@ -57,6 +58,7 @@ class VectorTask(ABC):
     rep_in: Rep
     rep_out: Rep
     published_strength: float
+    by_coordinate: bool = False
 
     def __init__(self, n: int = 3000, seed: int | None = None, dtype: torch.dtype = torch.float32) -> None:
         if n < 3 or n % 3:
@@ -86,6 +88,15 @@ class VectorTask(ABC):
     def inputs(self, noise: Tensor) -> Tensor:
         """Inputs ``[n, rep_in.dim]`` from standard normal ``noise [n, width]``."""
         return noise
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """The vectors ``[..., points, 3]`` at the end of inputs ``x [..., rep_in.dim]``."""
+        flat = x[..., -3 * self.points :]
+        return flat.unflatten(-1, (3, self.points)).mT if self.by_coordinate else flat.unflatten(-1, (self.points, 3))
+
+    def stored(self, vectors: Tensor) -> Tensor:
+        """What inputs hold of ``vectors [..., points, 3]``, ``[..., 3 points]``."""
+        return (vectors.mT if self.by_coordinate else vectors).flatten(-2)
 
     def _draw(self, n: int, seed: int) -> Split:
         # float32, whatever is stored: it is the stream of the paper's data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any, Protocol
@@ -86,6 +86,8 @@ class GraphData(LightningDataModule, ABC):
         shuffle_seed: seed of the order of the training graphs, in [0, 2**32).
         time_unit: the time, in units of the data set, in which ``vel`` is the way that is made. As long a one as is
             forecast gives velocities the size of what is to be predicted.
+        jitter: size of the noise that :meth:`shaken` adds to every other training graph, for data that have it; a
+            function of shuffle_seed, epoch and the graphs of the batch, so that a resumed run sees the same batches.
 
     Attributes:
         coordinates: how many of the three coordinates the data have; errors are taken of these.
@@ -101,7 +103,12 @@ class GraphData(LightningDataModule, ABC):
     source: str = ""
 
     def __init__(
-        self, batch_size: int = 100, eval_batch_size: int = 1000, shuffle_seed: int = 0, time_unit: float = 1.0
+        self,
+        batch_size: int = 100,
+        eval_batch_size: int = 1000,
+        shuffle_seed: int = 0,
+        time_unit: float = 1.0,
+        jitter: float = 0.0,
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
@@ -111,14 +118,16 @@ class GraphData(LightningDataModule, ABC):
             raise ValueError(f"shuffle_seed must lie in [0, 2**32), got {shuffle_seed}")
         if not time_unit > 0:
             raise ValueError(f"time_unit must be positive, got {time_unit}")
+        if not jitter >= 0:
+            raise ValueError(f"jitter must be at least 0, got {jitter}")
         self.batch_size, self.eval_batch_size, self.shuffle_seed = batch_size, eval_batch_size, shuffle_seed
-        self.time_unit = time_unit
+        self.time_unit, self.jitter = time_unit, jitter
         self.epoch = 0
         self._splits: dict[str, Graphs] = {}
 
+    @abstractmethod
     def open(self, name: str) -> Graphs:
         """The data set of the split ``"train"``, ``"valid"`` or ``"test"``."""
-        raise NotImplementedError
 
     def split(self, name: str) -> Graphs:
         """The data set of one split, made when it is first asked for."""
@@ -138,20 +147,22 @@ class GraphData(LightningDataModule, ABC):
 
     def fetch(self, name: str, index: Tensor) -> Batch:
         """Batch of the graphs ``index`` [B] of a split, with all that networks are given."""
-        return self.prepare(self.split(name).fetch(index))
+        batch = self.split(name).fetch(index)
+        if name == "train" and self.jitter:
+            # not torch's own generator, whose state is in no checkpoint
+            pick = np.random.default_rng([self.shuffle_seed, self.epoch, *index.tolist()])
+            batch = self.shaken(batch, self.jitter * (pick.random(batch.num_graphs) < 0.5), pick)
+        return self.prepare(batch)
+
+    def shaken(self, batch: Batch, size: np.ndarray, pick: np.random.Generator) -> Batch:
+        """A training batch with noise of ``size`` [B] that is drawn from ``pick``; as it is, unless a subclass says."""
+        return batch
 
     def prepare(self, batch: Batch) -> Batch:
         """What networks are given of a batch: velocities per time unit, and charges of 1 where it has none."""
         if self.time_unit != 1.0:
             batch.vel = batch.vel * self.time_unit
         return batch if "charge" in batch else with_field(batch, "charge", batch.pos.new_ones(len(batch.pos), 1))
-
-    def generator(self, index: Tensor) -> np.random.Generator:
-        """What :meth:`fetch` is to draw from: it depends on the seed, the epoch and ``index`` alone.
-
-        So a resumed run sees the same batches; the state of torch's own generator is in no checkpoint.
-        """
-        return np.random.default_rng([self.shuffle_seed, self.epoch, *index.tolist()])
 
     def drifts(self, batch: Batch, path: Tensor) -> dict[str, Tensor]:
         """How far a forecast fails to conserve what the true motion conserves: for each name one number per graph.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
 from geoeq.datasets import MotionCapture
+from geoeq.datasets.mocap.dataset import node_features
 from geoeq.forecast.datamodule import GraphData, paths_of, share_of_frames
 
 __all__ = ["MotionCaptureData"]
@@ -30,8 +32,7 @@ class MotionCaptureData(GraphData):
             give velocities the size of what is to be predicted. The speed in ``x`` is per frame always.
         jitter: standard deviation, in units of positions, of what is added to the place of the whole body in each of
             the two frames that ``vel`` is taken from, in every other training window. Recordings have frames in which
-            the body is out of place, and a network that has seen few of them takes one for a change of pace. The noise
-            is a function of shuffle_seed, epoch and the windows of the batch.
+            the body is out of place, and a network that has seen few of them takes one for a change of pace.
         mocap: all other options of :class:`geoeq.datasets.MotionCapture`.
     """
 
@@ -49,29 +50,19 @@ class MotionCaptureData(GraphData):
         jitter: float = 0.0,
         **mocap: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle_seed, time_unit)
-        if not jitter >= 0:
-            raise ValueError(f"jitter must be at least 0, got {jitter}")
-        self.root, self.jitter = root, jitter
+        super().__init__(batch_size, eval_batch_size, shuffle_seed, time_unit, jitter)
+        self.root = root
         self.mocap = mocap  # on a line of its own, where jsonargparse looks for what becomes of keyword arguments
 
     def open(self, name: str) -> MotionCapture:
         return MotionCapture(self.root, split=name, **self.mocap)
 
-    def fetch(self, name: str, index: Tensor) -> Batch:
-        if name != "train" or not self.jitter:
-            return super().fetch(name, index)
-        return self.prepare(self._shaken(self.split(name).fetch(index), index))
-
-    def _shaken(self, batch: Batch, index: Tensor) -> Batch:
-        pick = self.generator(index)
-        windows = self.jitter * (pick.random((1, batch.num_graphs, 1)) < 0.5)
-        noise = torch.from_numpy(windows * pick.standard_normal((2, batch.num_graphs, 3))).to(batch.pos)
-        now, then = noise[:, batch.batch]
+    def shaken(self, batch: Batch, size: np.ndarray, pick: np.random.Generator) -> Batch:
+        noise = size[:, None] * pick.standard_normal((2, batch.num_graphs, 3))
+        now, then = torch.from_numpy(noise).to(batch.pos)[:, batch.batch]
         batch.pos = batch.pos + now
         batch.vel = batch.vel + then - now
-        height = batch.x[:, 1:] + now[:, 1:2] / 10 if batch.x.shape[1] > 1 else batch.x[:, 1:]
-        batch.x = torch.cat([batch.vel.norm(dim=1, keepdim=True), height], 1)
+        batch.x = node_features(batch.pos, batch.vel, height=batch.x.shape[1] > 1)
         return batch
 
     def independent(self) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 from torch_geometric.data import Batch
 
 from geoeq.datasets import Pedestrians
@@ -28,7 +28,7 @@ class PedestrianData(GraphData):
         shuffle_seed: seed of the order of the training windows.
         jitter: standard deviation, in metres, of noise that is added to the past positions of every other training
             window. Some recordings are rougher than others, and a network that has seen only smooth ones takes every
-            wobble for a turn. The noise is a function of shuffle_seed, epoch and the windows of the batch.
+            wobble for a turn.
         pedestrians: all other options of :class:`geoeq.datasets.Pedestrians`, the scene that is left out among them.
     """
 
@@ -44,23 +44,16 @@ class PedestrianData(GraphData):
         jitter: float = 0.0,
         **pedestrians: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle_seed)
-        if not jitter >= 0:
-            raise ValueError(f"jitter must be at least 0, got {jitter}")
-        self.root, self.jitter = root, jitter
+        super().__init__(batch_size, eval_batch_size, shuffle_seed, jitter=jitter)
+        self.root = root
         self.pedestrians = pedestrians  # on a line of its own, where jsonargparse looks for it
 
     def open(self, name: str) -> Pedestrians:
         return Pedestrians(self.root, split=name, space=3, **self.pedestrians)
 
-    def fetch(self, name: str, index: Tensor) -> Batch:
-        batch = super().fetch(name, index)
-        return self._shaken(batch, index) if name == "train" and self.jitter else batch
-
-    def _shaken(self, batch: Batch, index: Tensor) -> Batch:
-        pick = self.generator(index)
-        windows = self.jitter * torch.from_numpy(pick.random((batch.num_graphs, 1, 1)) < 0.5)
-        noise = windows[batch.batch] * torch.from_numpy(pick.standard_normal(batch.history.shape)).to(batch.history)
+    def shaken(self, batch: Batch, size: np.ndarray, pick: np.random.Generator) -> Batch:
+        noise = size[batch.batch, None, None] * pick.standard_normal(batch.history.shape)
+        noise = torch.from_numpy(noise).to(batch.history)
         noise[..., self.coordinates :] = 0.0
         batch.history = batch.history + noise
         batch.pos = batch.history[:, -1]

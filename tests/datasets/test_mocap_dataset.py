@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers.mocap import FRAMES, load
+from helpers.mocap import FRAMES, arrays, load, write_runs
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
@@ -58,18 +58,10 @@ def amc_text(n_frames, place=(0.0, 17.0, -30.0), seed=0):
     return text
 
 
-def arrays(**changes):
-    """Trials of the run set in which every joint goes its own way."""
-    pick = np.random.default_rng(0)
-    trials = {f"trial_{k:02d}": pick.normal(size=(n, 31, 3)).cumsum(0) for k, n in enumerate(FRAMES)}
-    return {"edges": np.array(CMU.edges), **trials, **changes}
-
-
 @pytest.fixture
 def root(tmp_path):
     """A folder with made-up arrays of the run set."""
-    (tmp_path / "raw").mkdir()
-    np.savez(tmp_path / "raw" / "subject09_run.npz", **arrays())
+    write_runs(tmp_path)
     return tmp_path
 
 

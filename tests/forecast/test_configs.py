@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.mocap import write_runs
 
 from geoeq.cli import main
 from geoeq.datasets.mocap.protocols import CMU
@@ -81,11 +82,7 @@ def test_bodies_at_several_frames(folder, name):
 @pytest.fixture
 def runs(folder):
     """Made-up arrays of the running set."""
-    (folder / "mocap" / "raw").mkdir(parents=True)
-    frames = (141, 138, 165, 143, 137, 126, 148, 128, 130, 152, 128)
-    pick = np.random.default_rng(0)
-    trials = {f"trial_{k:02d}": pick.normal(size=(n, 31, 3)).cumsum(0) for k, n in enumerate(frames)}
-    np.savez(folder / "mocap" / "raw" / "subject09_run.npz", edges=np.array(CMU.edges), **trials)
+    write_runs(folder / "mocap")
     return "--data.root=mocap"
 
 

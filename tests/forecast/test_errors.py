@@ -11,7 +11,9 @@ from geoeq.datasets.batching import complete_graph
 from geoeq.datasets.nbody import Protocol, integrate
 from geoeq.forecast.conservation import nbody_drifts, potential_energy
 from geoeq.forecast.errors import path_errors, sample_errors
+from geoeq.forecast.module import ForecastModule
 from geoeq.forecast.trajectory_metrics import ade, average_mse, fde, final_mse, joint_min_ade, min_ade, min_fde
+from geoeq.layers import EGNN
 
 
 def test_errors_of_a_path_have_their_names():
@@ -127,3 +129,11 @@ def test_rods_and_hinges_conserve_energy_and_momentum(tmp_path):
     drifts = nbody_drifts(data.protocol, frames, batch, batch.y)
     assert drifts["momentum_drift"].median() < 1e-9
     assert drifts["energy_drift"].median() < 1e-2
+
+
+def test_losses():
+    ahead, there = torch.zeros(2, 5, 3), torch.tensor([3.0, 4.0, 0.0]).expand(2, 5, 3)
+    assert float(ForecastModule(EGNN(), loss="mse").loss(ahead, there)) == pytest.approx(25 / 3)
+    assert float(ForecastModule(EGNN(), loss="distance").loss(ahead, there)) == pytest.approx(5.0)
+    with pytest.raises(ValueError, match=r"loss must be one of \['mse', 'distance'\], got 'mae'"):
+        ForecastModule(EGNN(), loss="mae")
